@@ -1,0 +1,180 @@
+"""Fixtures shared by all tests; the machinery is in `harness/`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from harness.chat import Chat
+from harness.servers import Server
+from harness.valkey import Valkey
+from requirements import need_valkey
+
+_SUSPICIOUS = re.compile(
+    r"never retrieved|was destroyed but it is pending|was never awaited|ResourceWarning|Exception ignored"
+)
+
+StartServer = Callable[..., Server]
+StartValkey = Callable[..., Valkey]
+
+
+@pytest.fixture(scope="session")
+def valkey_binary() -> str:
+    return need_valkey()
+
+
+@pytest.fixture(scope="session")
+def valkey_server(valkey_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """One server for the whole run; a test that breaks its server starts one with `start_valkey`."""
+    server = Valkey(valkey_binary, tmp_path_factory.mktemp("valkey"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def no_key_without_ttl(valkey_server: Valkey) -> Iterator[None]:
+    """Whatever a test did, no key may be left that stays for ever."""
+    yield
+    assert valkey_server.keys_without_ttl() == []
+
+
+@pytest.fixture
+def valkey(valkey_server: Valkey, no_key_without_ttl: None) -> Valkey:
+    """The shared server, with nothing in it but leases of live workers."""
+    valkey_server.flush()
+    return valkey_server
+
+
+@pytest.fixture
+def start_valkey(valkey_binary: str, tmp_path: Path) -> Iterator[StartValkey]:
+    """Start servers of the test's own, to be stopped, frozen and restarted."""
+    started: list[Valkey] = []
+
+    def start(**options: object) -> Valkey:
+        server = Valkey(valkey_binary, tmp_path / f"valkey-{len(started)}", **options)  # type: ignore[arg-type]
+        started.append(server)
+        server.start()
+        return server
+
+    try:
+        yield start
+    finally:
+        for server in started:
+            server.stop()
+
+
+@dataclass
+class Fleet:
+    """Every app server that is running, so that a failing test can show what each of them wrote."""
+
+    directory: Path
+    servers: list[Server]
+
+    def start(self, *, wait: bool = True, **options: object) -> Server:
+        server = Server(self.directory, **options)  # type: ignore[arg-type]
+        self.servers.append(server)
+        return server.wait_ready() if wait else server
+
+    def kill(self, servers: list[Server]) -> None:
+        for server in servers:
+            server.kill()
+            self.servers.remove(server)
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path_factory.mktemp("servers"), [])
+    try:
+        yield fleet
+    finally:
+        fleet.kill(list(fleet.servers))
+
+
+@pytest.fixture
+def start_server(fleet: Fleet) -> Iterator[StartServer]:
+    """Start app servers of the test's own."""
+    before = list(fleet.servers)
+    try:
+        yield fleet.start
+    finally:
+        fleet.kill([server for server in fleet.servers if server not in before])
+
+
+@pytest.fixture(autouse=True)
+def quiet_servers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No server may have lost a task or a coroutine meanwhile; on failure, show what they wrote."""
+    if not {"fleet", "start_server"} & set(request.fixturenames):
+        yield
+        return
+    fleet: Fleet = request.getfixturevalue("fleet")
+    for server in fleet.servers:
+        server.mark()
+    yield
+    for server in fleet.servers:
+        if written := server.written():
+            print(f"--- {server.kind} on {server.port} wrote:\n{written[-4000:]}")
+    noisy = [server.kind for server in fleet.servers if _SUSPICIOUS.search(server.written())]
+    assert noisy == [], "a server wrote of lost work (see its output)"
+
+
+@pytest.fixture
+async def chats() -> AsyncIterator[Callable[..., Chat]]:
+    """Make chats that clean up after themselves."""
+    made: list[Chat] = []
+
+    def make(*args: str, **options: str) -> Chat:
+        made.append(Chat(*args, **options))
+        return made[-1]
+
+    yield make
+    for chat in made:
+        await chat.close()
+
+
+@pytest.fixture
+async def chat(chats: Callable[..., Chat]) -> Chat:
+    """One chat with an id that no other test uses."""
+    return chats()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two processes that share nothing but Valkey; each parses HTTP its own way."""
+
+    a: Server
+    b: Server
+
+
+@pytest.fixture(scope="session")
+def pair(fleet: Fleet, valkey_server: Valkey) -> Pair:
+    env = {"REDIS_URL": valkey_server.url}
+    a = fleet.start(env=env, wait=False)
+    b = fleet.start(env=env, wait=False, http_implementation="h11")
+    return Pair(a.wait_ready(), b.wait_ready())
+
+
+@pytest.fixture(scope="session")
+def bare(fleet: Fleet) -> Server:
+    """The same app without the middleware."""
+    return fleet.start(env={"HARNESS_BARE": "1"})
+
+
+@pytest.fixture(scope="session")
+def in_memory(fleet: Fleet) -> Server:
+    """One process that keeps its logs to itself."""
+    return fleet.start(env={"REDIS_URL": "memory://"})
+
+
+@pytest.fixture(params=["redis", "memory"])
+def solo(request: pytest.FixtureRequest, fleet: Fleet) -> Server:
+    """One process, over each store."""
+    if request.param == "memory":
+        return request.getfixturevalue("in_memory")
+    request.getfixturevalue("no_key_without_ttl")
+    return request.getfixturevalue("pair").a
