@@ -1,0 +1,246 @@
+"""The checks behind `settings`: each returns the accepted value or raises `ConfigurationError`.
+
+A message names the field, the value and the remedy. The value of `redis_url` is never printed, since it
+may hold a password.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.routing import compile_path
+
+from resumable_asgi.errors import ConfigurationError
+
+LONGEST_DURATION = 1e9
+"""Seconds, about 31 years: a longer one overflows Redis's milliseconds sooner or later."""
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2: a header, cookie or method name
+_PARAMETER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")  # as in starlette.routing.PARAM_REGEX
+_TEMPLATE_PARAMETER = re.compile(r"{[a-zA-Z_][a-zA-Z0-9_]*(:[a-zA-Z_][a-zA-Z0-9_]*)?}")
+_PREFIX = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+_KEY_FORMS: dict[str, re.Pattern[str] | None] = {
+    "json": re.compile(r"[^.]+(\.[^.]+)*", re.DOTALL),
+    "path": _PARAMETER,
+    "query": re.compile(r".+", re.DOTALL),
+    "header": _TOKEN,
+}
+_KEY_HINT = "'json:<dotted.path>', 'path:<param>', 'query:<name>' or 'header:<name>'"
+
+_OWNER_FORMS: dict[str, re.Pattern[str] | None] = {
+    "auto": None,
+    "user": None,
+    "public": None,
+    "app": None,
+    "session": re.compile(r".+", re.DOTALL),
+    "header": _TOKEN,
+    "cookie": _TOKEN,
+    "state": re.compile(r".+", re.DOTALL),
+}
+_OWNER_HINT = "'auto', 'user', 'public', 'session:<key>', 'header:<name>', 'cookie:<name>' or 'state:<attr>'"
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "memory")
+_SENTINEL = re.compile(
+    r"redis\+sentinel://(?:[^/]*@)?(?P<hosts>[^/@?#]+)/(?P<service>[^/?#]+)(?:/(?P<db>[0-9]+))?/?(?:\?[^#]*)?"
+)
+_SENTINEL_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+)(?::(?P<port>[0-9]{1,5}))?")
+
+
+def wrong(field: str, value: object, remedy: str) -> ConfigurationError:
+    """The error for a wrong `value` of `field`; `remedy` says what to write instead."""
+    try:
+        shown = repr(value)
+    except Exception:  # noqa: BLE001 - a user's __repr__, or an int with too many digits to print
+        shown = f"<{type(value).__name__}>"
+    return ConfigurationError(f"{field}={shown if len(shown) <= 200 else shown[:200] + '…'}: {remedy}")
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """A remedy for an unknown `name`: the known one most like it, or all of them."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
+
+
+def known_keys(where: str, keys: Iterable[object], known: Collection[str]) -> None:
+    """Raise for the first of `keys` that is not `known`."""
+    for key in keys:
+        if key not in known:
+            raise ConfigurationError(f"{where}: unknown key {key!r}; {nearest(str(key), known)}")
+
+
+def text(field: str, value: object) -> str:
+    """A non-empty string."""
+    if not isinstance(value, str) or not value:
+        raise wrong(field, value, "give a non-empty string")
+    return value
+
+
+def flag(field: str, value: object) -> bool:
+    """True or False, not a number that stands for it."""
+    if not isinstance(value, bool):
+        raise wrong(field, value, "give True or False")
+    return value
+
+
+def seconds(field: str, value: object, *, least: float, exclusive: bool = False) -> float:
+    """A finite number of seconds from `least` (from above it, if `exclusive`) to `LONGEST_DURATION`."""
+    bound = f"{'above' if exclusive else 'of at least'} {least:g} and at most {LONGEST_DURATION:g}"
+    remedy = f"give a number of seconds {bound}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong(field, value, remedy)
+    if not least <= value <= LONGEST_DURATION or (exclusive and value == least):  # NaN compares as False
+        raise wrong(field, value, remedy)
+    return float(value)
+
+
+def size(field: str, value: object) -> int:
+    """A whole number of bytes, at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise wrong(field, value, "give a whole number of bytes of at least 1")
+    return value
+
+
+def unavailable_status(field: str, value: object) -> int:
+    """204, or a status that says that the server is at fault."""
+    if isinstance(value, bool) or not isinstance(value, int) or not (value == 204 or 500 <= value <= 599):
+        raise wrong(field, value, "give 503 or another 5xx, or 204 for clients that show every error")
+    return value
+
+
+def prefix(field: str, value: object) -> str:
+    """A prefix of Redis keys: no braces (they make hash tags), white space or glob characters."""
+    if not isinstance(value, str) or not _PREFIX.fullmatch(value):
+        raise wrong(field, value, "give 1 to 128 of the characters A-Z a-z 0-9 . _ : / -")
+    return value
+
+
+def methods(field: str, value: object) -> frozenset[str]:
+    """One or more HTTP methods, in upper case."""
+    remedy = "give a set of HTTP methods such as {'POST'}"
+    if isinstance(value, str) or not isinstance(value, Collection) or not value:
+        raise wrong(field, value, remedy)  # pyright: ignore[reportUnknownArgumentType]
+    items: list[object] = list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    names = {item.upper() for item in items if isinstance(item, str) and _TOKEN.fullmatch(item)}
+    if len(names) == 0 or not all(isinstance(item, str) and item.upper() in names for item in items):
+        raise wrong(field, items, remedy)
+    return frozenset(names)
+
+
+def choice(field: str, value: object, *, known: Collection[str], unavailable: Collection[str]) -> None:
+    """One of `known`, and not one of those that do not work yet."""
+    if not isinstance(value, str) or value not in known:
+        raise wrong(field, value, nearest(value, known) if isinstance(value, str) else f"give one of {known}")
+    if value in unavailable:
+        rest = " or ".join(repr(name) for name in known if name not in unavailable)
+        raise wrong(field, value, f"not available in this version; give {rest}")
+
+
+def template(field: str, value: object) -> frozenset[str]:
+    """A Starlette path template; returns the names of its parameters."""
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise wrong(field, value, "give a path template that begins with '/'")
+    if any(character in "{}?#" for character in _TEMPLATE_PARAMETER.sub("", value)):
+        raise wrong(field, value, "write a parameter as '{name}' or '{name:convertor}', and no query")
+    try:
+        return frozenset(compile_path(value)[2])
+    except (AssertionError, ValueError) as error:
+        raise wrong(field, value, f"not a path template of Starlette: {error}; correct it") from None
+
+
+def key(value: object) -> None:
+    """Where a stream's key stands."""
+    _reader("key", value, _KEY_FORMS, _KEY_HINT)
+
+
+def owner(value: object) -> None:
+    """Who a stream belongs to."""
+    _reader("owner", value, _OWNER_FORMS, _OWNER_HINT)
+    if value == "app":
+        raise wrong("owner", value, f"not available in this version; give {_OWNER_HINT}")
+
+
+def _reader(field: str, value: object, forms: dict[str, re.Pattern[str] | None], hint: str) -> None:
+    """A callable, or one of `forms`: a bare word (pattern None) or `<form>:<name>`."""
+    if callable(value):
+        return
+    if not isinstance(value, str):
+        raise wrong(field, value, f"give {hint}, or a callable (Request) -> str | None")
+    form, colon, name = value.partition(":")
+    if form not in forms:
+        raise wrong(field, value, f"{nearest(form, forms)} (give {hint}, or a callable)")
+    pattern = forms[form]
+    if pattern is None and colon:
+        raise wrong(field, value, f"write just {form!r}")
+    if pattern is not None and not pattern.fullmatch(name):
+        raise wrong(field, value, f"write '{form}:' and a valid name after it")
+
+
+def redis_url(value: object) -> None:
+    """A URL whose scheme is known and whose parts make sense; None is no URL and fine."""
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise ConfigurationError(
+            f"redis_url=<{type(value).__name__}>: give a string such as 'redis://localhost'"
+        )
+    found = _SCHEME.match(value)
+    scheme = found[1].lower() if found else ""
+    if scheme not in _SCHEMES:
+        shown = f"{scheme}://…" if scheme else "<a text without '://'>"
+        raise _url_error(shown, f"give a URL with one of the schemes {', '.join(_SCHEMES)}, or None")
+    _URL_CHECKS[scheme](value)
+
+
+def _url_error(shown: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError(f"redis_url={shown}: {remedy}")
+
+
+def _check_server(url: str) -> None:
+    shown = url.partition("://")[0] + "://…"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        remedy = "host or port is malformed (is an '@' or '/' of the password percent-encoded?)"
+        raise _url_error(shown, f"{remedy}; write redis://[[user]:password@]host[:port][/db]") from None
+    database = parts.path.strip("/")
+    if database and not (database.isascii() and database.isdigit()):
+        raise _url_error(
+            shown, "the path is the number of the database; write for example redis://localhost:6379/0"
+        )
+
+
+def _check_socket(url: str) -> None:
+    if not urlsplit(url).path.strip("/"):
+        raise _url_error("unix://…", "write the path of the socket, such as unix:///run/redis.sock")
+
+
+def _check_sentinel(url: str) -> None:
+    found = _SENTINEL.fullmatch(url)
+    hosts = [_SENTINEL_HOST.fullmatch(host) for host in found["hosts"].split(",")] if found else [None]
+    if not all(host and 0 < int(host["port"] or 26379) < 65536 for host in hosts):
+        raise _url_error("redis+sentinel://…", "write redis+sentinel://host:port,host:port/service/db")
+
+
+def _check_memory(url: str) -> None:
+    if url != "memory://":
+        raise _url_error("memory://…", "write just memory://")
+
+
+def _refuse_cluster(url: str) -> None:
+    raise _url_error("redis+cluster://…", "not available in this version; give redis:// of one primary")
+
+
+_URL_CHECKS: dict[str, Callable[[str], Any]] = {
+    "redis": _check_server,
+    "rediss": _check_server,
+    "unix": _check_socket,
+    "redis+sentinel": _check_sentinel,
+    "redis+cluster": _refuse_cluster,
+    "memory": _check_memory,
+}

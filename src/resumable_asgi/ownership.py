@@ -1,0 +1,133 @@
+"""Who a request's stream belongs to, and the name under which Redis knows it.
+
+An owner is a text such as `user:<digest>`. It holds secrets as SHA-256 digests only, and its kind, so that
+no two forms can be mistaken for each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from typing import Any, cast
+from uuid import UUID
+
+from starlette.requests import Request
+
+from resumable_asgi.settings import ResumableRoute, ask
+
+logger = logging.getLogger(__name__)
+
+PUBLIC = "public"
+"""The owner of a stream whose key is its only secret."""
+
+
+class Owners:
+    """Tells the owner of requests; each warning is logged once per instance."""
+
+    __slots__ = ("_warned",)
+
+    def __init__(self) -> None:
+        self._warned: set[str] = set()
+
+    async def owner_of(self, route: ResumableRoute, request: Request) -> str | None:
+        """The owner by `route.owner`, or None: the request has no owner and is unrecorded.
+
+        Raises:
+            ConfigurationError: a user's callable returned something else than a string or None.
+        """
+        form = route.owner
+        if not isinstance(form, str):
+            return _owner("callable", await ask("owner", form, request))
+        if form == "public":
+            return PUBLIC
+        if form == "user":
+            return _user(request)
+        if form == "auto":
+            return self._auto(request)
+        kind, _, name = form.partition(":")
+        if kind == "header":
+            return _header(request, name)
+        if kind == "cookie":
+            return _owner(form, request.cookies.get(name))
+        if kind == "state":
+            return _owner(form, _member(request.scope.get("state"), name))
+        return _owner(form, self._session(request, name))
+
+    def _auto(self, request: Request) -> str | None:
+        if _authenticated(request):
+            return _user(request)  # None for one without a name: it must not become public
+        if "authorization" in request.headers:
+            return _header(request, "authorization")
+        self._warn(
+            "owner='auto' found no authenticated user and no Authorization header, so streams are public:"
+            " whoever knows a key can resume and stop them. Choose another owner, or 'public' if you want that."
+        )
+        return PUBLIC
+
+    def _session(self, request: Request, name: str) -> object:
+        if "session" not in request.scope:
+            self._warn(
+                "owner='session:%s' finds no session, so nothing is recorded: add SessionMiddleware after"
+                " ResumableStreamMiddleware, so that it is outside of it.",
+                name,
+            )
+            return None
+        return _member(request.scope["session"], name)
+
+    def _warn(self, message: str, *arguments: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning(message, *arguments)
+
+
+def slot(route: ResumableRoute, params: Mapping[str, str], owner: str, key: str) -> str:
+    """The digest `<k>` in Redis key names: 32 hexadecimal characters.
+
+    Two starts share it if route, owner, key and those path parameters agree that the start, resume and stop
+    templates have in common.
+    """
+    digest = hashlib.sha256()
+    for part in (route.path, *(params.get(name, "") for name in route.shared_params), owner, key):
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(b"%d:" % len(data))
+        digest.update(data)
+    return digest.hexdigest()[:32]
+
+
+def _user(request: Request) -> str | None:
+    if not _authenticated(request):
+        return None
+    user = request.scope["user"]
+    for name in ("identity", "username", "display_name"):
+        try:
+            value = getattr(user, name, None)
+        except NotImplementedError:  # Starlette's SimpleUser has no identity
+            continue
+        if owner := _owner("user", value):
+            return owner
+    return None
+
+
+def _authenticated(request: Request) -> bool:
+    answer = getattr(request.scope.get("user"), "is_authenticated", False)
+    return bool(answer() if callable(answer) else answer)  # a bound method would always be true
+
+
+def _header(request: Request, name: str) -> str | None:
+    return _owner(f"header:{name.lower()}", request.headers.get(name))
+
+
+def _member(holder: object, name: str) -> object:
+    """An item of a mapping, or an attribute of an object such as Starlette's `State`."""
+    if isinstance(holder, Mapping):
+        return cast("Mapping[str, Any]", holder).get(name)
+    return getattr(holder, name, None)
+
+
+def _owner(kind: str, value: object) -> str | None:
+    """The owner with the identity `value`; None if that is empty or of a type that names nobody."""
+    if isinstance(value, bool) or not isinstance(value, str | int | UUID) or value == "":
+        return None
+    digest = hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{kind}:{digest}"

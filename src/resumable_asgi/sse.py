@@ -1,0 +1,84 @@
+"""The parts of server-sent events that matter for resuming: event boundaries, ids and comments.
+
+An event boundary is the offset just after a blank line, or 0. Lines end in LF, CR or CRLF, mixed at will
+(https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream). Blank lines at the
+very start belong to the first event.
+"""
+
+from __future__ import annotations
+
+import re
+
+COMMENT = b": keep-alive\n\n"
+"""What a follower is sent in silence; every client ignores it."""
+
+_BOM = b"\xef\xbb\xbf"
+_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")  # atomic: else CRLF could count as two line ends
+_BOUNDARIES = (b"\n\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
+_FIRST_WINDOW = 16 * 1024
+
+
+def at_boundary(tail: bytes) -> bool:
+    """Whether a stream whose last bytes are `tail` (4 suffice) ends after a complete event.
+
+    After a final CR the LF of a CRLF may still follow. That is harmless: wherever that LF then stands, after
+    an inserted event or at the head of the next part, it is one more blank line, which ends no event.
+    """
+    return not tail or tail.endswith(_BOUNDARIES)
+
+
+def event_start(data: bytes | bytearray, offset: int) -> int:
+    """The largest event boundary that is at most `offset`; never between CR and LF of one line end."""
+    end = min(offset, len(data))
+    if end > 0 and data[end - 1 : end + 1] == b"\r\n":
+        end -= 1
+    window = _FIRST_WINDOW
+    while end > 1:
+        start = max(0, end - window)
+        boundary = _last_boundary(data, start, end)
+        if boundary or start == 0:
+            return boundary
+        window *= 8
+    return 0
+
+
+def after_event_id(data: bytes | bytearray, event_id: bytes) -> int | None:
+    """The offset just after the last complete event with the line `id: <event_id>`; None if there is none."""
+    if not event_id or any(byte in event_id for byte in (b"\r", b"\n", b"\0")):
+        return None
+    end = len(data)
+    while (line_end := _last_id_line(data, event_id, end)) >= 0:
+        if blank := _BLANK_LINE.search(data, line_end):
+            return blank.end()
+        end = line_end  # an event that is still being written: look further back
+    return None
+
+
+def _last_boundary(data: bytes | bytearray, start: int, end: int) -> int:
+    """The last boundary within `data[start:end]` (`end` splits no CRLF), or 0."""
+    boundary = 0
+    for pair in (b"\n\n", b"\r\r", b"\n\r"):
+        found = data.rfind(pair, start, end)
+        if found >= 0:
+            after = found + 2
+            if pair != b"\n\n" and after < end and data[after] == 0x0A:
+                after += 1  # the blank line's own end is a CRLF
+            boundary = max(boundary, after)
+    return boundary
+
+
+def _last_id_line(data: bytes | bytearray, event_id: bytes, end: int) -> int:
+    """Where the last line `id: <event_id>` before `end` ends (the offset of its CR or LF), or -1."""
+    last = -1
+    for field in (b"id: " + event_id, b"id:" + event_id):
+        for line_end in (b"\n", b"\r"):
+            found = data.rfind(field + line_end, 0, end)
+            while found >= 0 and not _begins_line(data, found):
+                found = data.rfind(field + line_end, 0, found)
+            if found >= 0:
+                last = max(last, found + len(field))
+    return last
+
+
+def _begins_line(data: bytes | bytearray, offset: int) -> bool:
+    return offset == 0 or data[offset - 1] in b"\r\n" or (offset == len(_BOM) and data.startswith(_BOM))
