@@ -204,7 +204,7 @@ def _check_server(url: str) -> None:
     shown = url.partition("://")[0] + "://…"
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        _ = parts.port  # parsed on access
     except ValueError:
         remedy = "host or port is malformed (is an '@' or '/' of the password percent-encoded?)"
         raise _url_error(shown, f"{remedy}; write redis://[[user]:password@]host[:port][/db]") from None
@@ -216,7 +216,7 @@ def _check_server(url: str) -> None:
 
 
 def _check_socket(url: str) -> None:
-    if not urlsplit(url).path.strip("/"):
+    if not url.partition("://")[2].partition("?")[0].rpartition("@")[2].strip("/"):
         raise _url_error("unix://…", "write the path of the socket, such as unix:///run/redis.sock")
 
 

@@ -61,7 +61,7 @@ class Owners:
             return _header(request, "authorization")
         self._warn(
             "owner='auto' found no authenticated user and no Authorization header, so streams are public:"
-            " whoever knows a key can resume and stop them. Choose another owner, or 'public' if you want that."
+            " whoever knows a key can resume and stop them. Choose another owner, or 'public' if intended."
         )
         return PUBLIC
 

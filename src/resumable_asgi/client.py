@@ -1,0 +1,112 @@
+"""The client's side of one request: the only caller of the server's `receive`.
+
+Servers differ in what a second `receive` does after a disconnect, and two racing ones can lose it, so
+everybody who wants a message or the disconnect asks here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from starlette.types import Message, Receive
+
+logger = logging.getLogger(__name__)
+
+_READ_AHEAD = 64 * 1024
+
+
+class BodyTooLargeError(Exception):
+    """The request body is larger than may be read ahead of the app."""
+
+
+class Client:
+    """Messages read and not yet taken by the app, and whether the client is gone."""
+
+    def __init__(self, receive: Receive, max_body_bytes: int) -> None:
+        self.gone = False
+        self.body_complete = False
+        self._receive = receive
+        self._max_body_bytes = max_body_bytes
+        self._read = 0
+        self._held: deque[Message] = deque()
+        self._held_bytes = 0
+        self._room: asyncio.Future[None] | None = None
+        self._watchers: list[Callable[[], None]] = []
+        self._pump: asyncio.Task[None] | None = None
+
+    async def peek(self) -> Message:
+        """The next message, kept for the app too. Raises `BodyTooLargeError` past `max_body_bytes`."""
+        message = await self._next()
+        self._hold(message)
+        self._read += len(message.get("body", b""))
+        if self._read > self._max_body_bytes:
+            raise BodyTooLargeError
+        return message
+
+    async def receive(self) -> Message:
+        """A `receive` for an app that is not detached: what was read ahead, then the server's own."""
+        return self.take() or await self._next()
+
+    def take(self) -> Message | None:
+        """A message that was read, if there is one."""
+        if not self._held:
+            return None
+        message = self._held.popleft()
+        self._held_bytes -= len(message.get("body", b""))
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+        return message
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called when a message has come or the client has gone; reading starts now."""
+        self._watchers.append(changed)
+        if self._pump is None and not self.gone:
+            self._pump = asyncio.create_task(self._read_on())
+
+    def close(self) -> None:
+        """The server's call is about to return: nothing may be read from it any more."""
+        self.gone = True
+        if self._pump is not None:
+            self._pump.cancel()
+            self._pump = None
+        self._tell()
+
+    @property
+    def attended(self) -> bool:
+        """Whether a disconnect would be noticed: not while an unread upload stands before it."""
+        return not self.gone and self._room is None
+
+    async def _read_on(self) -> None:
+        while not self.gone:
+            try:
+                self._hold(await self._next())
+            except Exception:
+                logger.exception("the server's receive() failed; the client counts as gone")
+                self.gone = True
+            self._tell()
+            if self._held_bytes > _READ_AHEAD and not self.body_complete:
+                self._room = asyncio.get_running_loop().create_future()
+                await self._room
+                self._room = None
+
+    async def _next(self) -> Message:
+        if self.gone:
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.gone = True
+        elif not message.get("more_body", False):
+            self.body_complete = True
+        return message
+
+    def _tell(self) -> None:
+        for changed in self._watchers:
+            changed()
+
+    def _hold(self, message: Message) -> None:
+        if message["type"] != "http.disconnect":
+            self._held.append(message)
+            self._held_bytes += len(message.get("body", b""))

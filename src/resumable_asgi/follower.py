@@ -1,0 +1,153 @@
+"""A follower: one client connection reading a log, from an offset to the end.
+
+It keeps an offset and no buffer: what is pending leaves as one body message, and a slow client is simply
+at an earlier offset. The original client is a follower like every other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import Message, Send
+
+from . import sse
+from .client import Client
+from .log import Log
+
+_LONGEST_MESSAGE = 128 * 1024
+"""Bytes a body message; more would sit in the server's buffer while a slow client takes its time."""
+
+_LONGEST_ENDING = 16
+"""Bytes that are enough to see that the last event was complete."""
+
+
+class KeepAlive:
+    """One timer for all followers: those that have been silent for too long are nudged."""
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._followers: set[Follower] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, follower: Follower) -> None:
+        self._followers.add(follower)
+        if self._timer is None:
+            self._schedule()
+
+    def discard(self, follower: Follower) -> None:
+        self._followers.discard(follower)
+        if not self._followers and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _schedule(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._period, self._tick)
+
+    def _tick(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for follower in self._followers:
+            follower.nudge(now)
+        self._schedule()
+
+
+class Follower:
+    """Sends a log from `offset` on. `offset` is what has been handed to the server so far.
+
+    `keepalive` is the silence in seconds after which a comment is sent, None for never.
+    """
+
+    def __init__(
+        self, log: Log, offset: int, send: Send, client: Client, *, keepalive: float | None, timer: KeepAlive
+    ) -> None:
+        self.offset = offset
+        self._log = log
+        self._send = send
+        self._client = client
+        self._keepalive = keepalive
+        self._timer = timer
+        self._woken: asyncio.Future[None] | None = None
+        self._last_sent = 0.0
+        self._comment_due = False
+
+    def __enter__(self) -> Follower:
+        self._log.readers.add(self)
+        self._log.watch(self._wake)
+        self._client.watch(self._wake)
+        if self._keepalive is not None:
+            self._last_sent = asyncio.get_running_loop().time()
+            self._timer.add(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._log.readers.discard(self)
+        self._log.unwatch(self._wake)
+        self._timer.discard(self)
+
+    async def start(self, message: Message) -> bool:
+        """Send the start of the response; False if the client is gone."""
+        return await self._deliver(message)
+
+    async def follow(self) -> bool:
+        """Send all there is and all that comes, until the log has ended; False if the client went first."""
+        log = self._log
+        while not self._client.gone:
+            data = log.read(self.offset, _LONGEST_MESSAGE)
+            if data:
+                if not await self._body(data):
+                    return False
+                self.offset += len(data)
+                if log.progressed is not None:
+                    log.progressed()
+            elif log.outcome is not None:
+                return True
+            elif self._comment_due and sse.at_boundary(self.sent_tail()):
+                await self._body(sse.COMMENT)
+            else:
+                await self._more()
+        return False
+
+    async def wait_for(self, offset: int) -> bool:
+        """Before the first byte: wait until the log reaches `offset` or ends; False if the client went."""
+        while self._log.end < offset and self._log.outcome is None:
+            if self._client.gone:
+                return False
+            if self._comment_due:
+                await self._body(sse.COMMENT)
+            else:
+                await self._more()
+        return True
+
+    def sent_tail(self, length: int = _LONGEST_ENDING) -> bytes:
+        """The last bytes of the log that this follower has sent."""
+        return self._log.tail(self.offset, length)
+
+    async def finish(self, body: bytes = b"") -> None:
+        """Send the final body, which ends the response cleanly."""
+        await self._deliver({"type": "http.response.body", "body": body, "more_body": False})
+
+    def nudge(self, now: float) -> None:
+        """The timer asks: has this one been silent for too long?"""
+        if self._keepalive is not None and now - self._last_sent >= self._keepalive:
+            self._comment_due = True
+            self._wake()
+
+    async def _body(self, data: bytes) -> bool:
+        return await self._deliver({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def _deliver(self, message: Message) -> bool:
+        self._comment_due = False
+        if self._keepalive is not None:
+            self._last_sent = asyncio.get_running_loop().time()
+        try:
+            await self._send(message)
+        except OSError:  # what servers of ASGI HTTP version 2.4 raise once the client is gone
+            return False
+        return not self._client.gone
+
+    async def _more(self) -> None:
+        self._woken = asyncio.get_running_loop().create_future()
+        await self._woken
+
+    def _wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)

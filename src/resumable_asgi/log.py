@@ -1,0 +1,162 @@
+"""The log of one stream: the one meeting point of run, writer, tailer and followers.
+
+A log is the append-only byte sequence of one response body, addressed by byte offset. It ends by one
+seal, which carries the outcome. This module does no I/O: whoever cares is called when something changed.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .dialects import Dialect
+from .outcome import Outcome
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+def new_stream_id() -> str:
+    """32 hex digits: 12 of the time in milliseconds, so that ids sort by age, and 80 random bits."""
+    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What a follower must know before the first byte. `created` is in Unix milliseconds."""
+
+    worker: str
+    created: int
+    status: int
+    headers: Headers
+    dialect: Dialect
+    key: str
+
+    def to_json(self) -> bytes:
+        """The form in which Redis holds it; header bytes are written as Latin-1, as HTTP has them."""
+        fields = {
+            "worker": self.worker,
+            "created": self.created,
+            "status": self.status,
+            "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in self.headers],
+            "dialect": self.dialect,
+            "key": self.key,
+        }
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Head:
+        """Raises `ValueError` for anything that `to_json` did not write."""
+        try:
+            fields: Any = json.loads(data)
+            return cls(
+                worker=str(fields["worker"]),
+                created=int(fields["created"]),
+                status=int(fields["status"]),
+                headers=tuple(
+                    (name.encode("latin-1"), value.encode("latin-1")) for name, value in fields["headers"]
+                ),
+                dialect=Dialect(fields["dialect"]),
+                key=str(fields["key"]),
+            )
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"not the head of a log: {data[:100]!r}") from error
+
+
+class Reader(Protocol):
+    """Somebody at an offset of a log, for whom the bytes from there on are kept."""
+
+    @property
+    def offset(self) -> int: ...
+
+
+class SealedError(RuntimeError):
+    """An append or a trim that the log's state forbids."""
+
+
+class TrimmedError(RuntimeError):
+    """The bytes at this offset are no longer held."""
+
+
+class Log:
+    """Bytes, an outcome and a wake-up.
+
+    `start` is the first offset still held (0 unless the log has outgrown its limit), `end` the next to be
+    written. `outcome` is None while the log is live.
+    """
+
+    __slots__ = (
+        "_data",
+        "_watchers",
+        "detail",
+        "end",
+        "head",
+        "id",
+        "outcome",
+        "progressed",
+        "readers",
+        "start",
+    )
+
+    def __init__(self, stream_id: str, head: Head) -> None:
+        self.id = stream_id
+        self.head = head
+        self.start = 0
+        self.end = 0
+        self.outcome: Outcome | None = None
+        self.detail = ""
+        self.readers: set[Reader] = set()
+        self.progressed: Callable[[], None] | None = None
+        """Called when a reader got on; set only while somebody waits for that."""
+        self._data = bytearray()
+        self._watchers: tuple[Callable[[], None], ...] = ()
+
+    def append(self, data: bytes) -> None:
+        if self.outcome is not None:
+            raise SealedError(f"append to log {self.id}, which is sealed {self.outcome}")
+        self._data += data
+        self.end += len(data)
+        for changed in self._watchers:
+            changed()
+
+    def seal(self, outcome: Outcome, detail: str = "") -> bool:
+        """End the log. The first seal wins; False if there was one already."""
+        if self.outcome is not None:
+            return False
+        self.outcome = outcome
+        self.detail = detail
+        for changed in self._watchers:
+            changed()
+        return True
+
+    def read(self, offset: int, limit: int) -> bytes:
+        """At most `limit` bytes from `offset` on; empty at the end. Raises `TrimmedError`."""
+        if offset < self.start:
+            raise TrimmedError(f"log {self.id} holds no bytes before {self.start}, asked for {offset}")
+        begin = offset - self.start
+        return bytes(memoryview(self._data)[begin : begin + limit])
+
+    def tail(self, offset: int, length: int) -> bytes:
+        """The last `length` bytes before `offset`, fewer near the start."""
+        return bytes(memoryview(self._data)[max(0, offset - self.start - length) : offset - self.start])
+
+    def whole(self) -> bytearray:
+        """All that is held, not copied: look, do not keep."""
+        return self._data
+
+    def trim(self) -> None:
+        """Let go of the bytes that no reader needs any more."""
+        keep_from = min((reader.offset for reader in self.readers), default=self.end)
+        if keep_from > self.start:
+            del self._data[: keep_from - self.start]
+            self.start = keep_from
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called, synchronously, after each append and the seal."""
+        self._watchers = (*self._watchers, changed)
+
+    def unwatch(self, changed: Callable[[], None]) -> None:
+        self._watchers = tuple(watcher for watcher in self._watchers if watcher != changed)

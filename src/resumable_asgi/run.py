@@ -1,0 +1,365 @@
+"""A run: the detached execution of the host app for one request.
+
+Until the response proves to be a stream that can be recorded, the app talks to the server as if nobody
+stood between: real disconnects, real back-pressure. From then on it writes into a log, and hears of no
+disconnect unless somebody stops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+
+from starlette.types import ASGIApp, Message, Scope, Send
+
+from . import dialects
+from .client import Client
+from .dialects import Dialect
+from .follower import Follower, KeepAlive
+from .log import Head, Headers, Log, new_stream_id
+from .outcome import Outcome
+from .store import Slot, Store
+
+logger = logging.getLogger(__name__)
+
+STREAM_ID_HEADER = b"resumable-stream-id"
+
+_STOP_GRACE = 1.0
+"""Seconds between telling an app that it is stopped and cancelling its task."""
+
+_BURST = 64 * 1024
+_STINT = 0.001
+"""An app that never awaits gives way to its followers after that many bytes or seconds."""
+
+_DISCONNECT: Message = {"type": "http.disconnect"}
+
+
+class Signal:
+    """Wakes everybody who waits for it."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def wait(self) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+    def notify(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+
+class Runs:
+    """All runs of a process; it keeps them alive, and ends them at shutdown."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[asyncio.Task[None], Run] = {}
+
+    def add(self, run: Run, task: asyncio.Task[None]) -> None:
+        self._tasks[task] = run
+        task.add_done_callback(self._tasks.pop)
+
+    async def drain(self, timeout: float) -> None:
+        """Give the runs `timeout` seconds to finish, then stop those left and seal them interrupted."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=timeout)
+        for run in list(self._tasks.values()):
+            run.interrupt()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=_STOP_GRACE + 0.5)
+
+
+class Run:
+    """One app call. `serve` is the original client's side of it, everything else the app's."""
+
+    def __init__(
+        self, app: ASGIApp, scope: Scope, client: Client, *, store: Store, slot: Slot, key: str
+    ) -> None:
+        self.log: Log | None = None
+        self._app = app
+        self._scope = scope
+        self._client = client
+        self._store = store
+        self._slot = slot
+        self._key = key
+        self._changed = Signal()
+        self._decided: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._start: Message = {}
+        self._message_id: dialects.MessageId | None = None
+        self._follower: Follower | None = None
+        self._trailers: deque[Message] = deque()
+        self._listening = False
+        self._complete = False
+        self._stopping = False
+        self._overflowing = False
+        self._attended = True
+        self._yielded = 0.0
+        self._yielded_at = 0
+
+    # -- the original client's side
+
+    async def serve(self, send: Send, *, runs: Runs, timer: KeepAlive, linger: bool) -> None:
+        """Run the app, and follow its log for the client if there comes to be one.
+
+        With `linger` the call does not return before the run is over, client or no client: for servers
+        that end the process as soon as all calls have returned.
+        """
+        self._send_to_client = send
+        self._task = task = asyncio.create_task(self._execute())
+        task.add_done_callback(self._over)
+        runs.add(self, task)
+        try:
+            if not await self._decided:
+                await task
+            elif await self._follow(send, timer):
+                await asyncio.shield(task)  # background tasks and exceptions, as without us
+            else:
+                self._leave(task)
+        except asyncio.CancelledError:
+            if self.log is None:
+                task.cancel()
+            else:
+                self._leave(task)
+            raise
+        finally:
+            self._client.close()
+        if linger:
+            await asyncio.wait([task])
+
+    async def _follow(self, send: Send, timer: KeepAlive) -> bool:
+        """Whether the client saw the ending that the app itself gave the response."""
+        log = self.log
+        assert log is not None
+        start = {**self._start, "headers": [*self._start.get("headers", ()), _id_header(log)]}
+        sized = any(name.lower() == b"content-length" for name, _ in log.head.headers)
+        keepalive = None if sized else self._slot.route.keepalive
+        with Follower(log, 0, send, self._client, keepalive=keepalive, timer=timer) as follower:
+            self._follower = follower
+            await self._store.claimed(log)
+            if not (await follower.start(start) and await follower.follow()):
+                return False
+            if log.outcome is Outcome.ERROR:
+                return True
+            if log.outcome is not Outcome.DONE:
+                await end(follower, log)
+                return False
+            if self._client.attended:
+                await self._store.delivered(self._slot, log)
+            await follower.finish()
+            if self._start.get("trailers"):
+                await self._send_trailers(send)
+            return True
+
+    async def _send_trailers(self, send: Send) -> None:
+        while not self._task.done():
+            while self._trailers:
+                message = self._trailers.popleft()
+                await send(message)
+                if not message.get("more_trailers", False):
+                    return
+            await self._changed.wait()
+
+    # -- the app's side
+
+    def interrupt(self) -> None:
+        """The worker shuts down: seal the log, which stops the app."""
+        if self.log is not None and not self._complete:
+            self._store.finish(self.log, Outcome.INTERRUPTED, "shutdown")
+
+    async def _execute(self) -> None:
+        try:
+            await self._app(self._scope, self._receive, self._send)
+        except asyncio.CancelledError:
+            self._finish(Outcome.INTERRUPTED, "cancelled")
+            raise
+        except BaseException as error:
+            self._finish(Outcome.ERROR, type(error).__name__)
+            raise
+        else:
+            self._finish(Outcome.ERROR, "the app ended without its final body")
+        finally:
+            self._decide(recorded=False)
+
+    def _finish(self, outcome: Outcome, detail: str = "") -> None:
+        """The app has ended its response, or itself; only the first ending counts."""
+        if self.log is None or self._complete:
+            return
+        self._complete = True
+        if self._message_id is not None and self.log.outcome is None:
+            held = self._message_id.flush()
+            if held:
+                self.log.append(held)
+        self._store.finish(self.log, outcome, detail)
+        self._changed.notify()
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._changed.notify()
+        if self.log is not None:
+            self.log.unwatch(self._log_changed)
+        if not self._attended:
+            self._report(task)
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        """Nobody will await the task any more, so what it raises is logged."""
+        self._attended = False
+        self._follower = None
+        if task.done():
+            self._report(task)
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            level, when = (
+                (logging.DEBUG, "when it was stopped")
+                if self._stopping
+                else (logging.ERROR, "after its client had gone")
+            )
+            logger.log(level, "stream %s: the app raised %s", self._stream_id, when, exc_info=error)
+
+    async def _receive(self) -> Message:
+        if not self._listening:
+            self._listening = True
+            self._client.watch(self._changed.notify)
+        while True:
+            message = self._client.take()
+            if message is not None:
+                return message
+            detached = self.log is not None and self._client.body_complete
+            if self._stopping or self._complete or (self._client.gone and not detached):
+                return _DISCONNECT
+            await self._changed.wait()
+
+    async def _send(self, message: Message) -> None:
+        log = self.log
+        if log is None:
+            await self._send_undecided(message)
+        elif message["type"] == "http.response.body":
+            await self._record_body(log, message)
+        elif message["type"] == "http.response.trailers":
+            self._trailers.append(message)
+            self._changed.notify()
+        elif not self._client.gone:
+            await self._send_to_client(message)
+
+    async def _send_undecided(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            if is_recordable(message):
+                self._record(message)
+                return
+            self._decide(recorded=False)
+        await self._send_to_client(message)
+
+    def _decide(self, *, recorded: bool) -> None:
+        if not self._decided.done():
+            self._decided.set_result(recorded)
+
+    def _record(self, start: Message) -> None:
+        headers: Headers = tuple((bytes(name), bytes(value)) for name, value in start.get("headers", ()))
+        head = Head(
+            worker=self._store.worker,
+            created=time.time_ns() // 1_000_000,
+            status=start["status"],
+            headers=headers,
+            dialect=dialects.recognise(headers),
+            key=self._key,
+        )
+        self._start = start
+        self.log = log = Log(new_stream_id(), head)
+        self._stream_id = log.id
+        sized = any(name.lower() == b"content-length" for name, _ in headers)
+        if head.dialect is Dialect.AI_SDK and not sized:
+            self._message_id = dialects.MessageId(log.id)
+        log.watch(self._log_changed)
+        self._store.claim(self._slot, log)
+        self._decide(recorded=True)
+
+    async def _record_body(self, log: Log, message: Message) -> None:
+        if self._stopping:
+            raise OSError("the stream was stopped")
+        if self._complete:
+            raise RuntimeError(
+                f"Unexpected ASGI message {message['type']!r}, after response already completed"
+            )
+        end = log.end
+        body = message.get("body", b"")
+        if self._message_id is not None:
+            body = self._message_id.feed(bytes(body))
+            if self._message_id.done:
+                self._message_id = None
+        if body:
+            log.append(body)
+        if not message.get("more_body", False):
+            self._finish(Outcome.DONE)
+            return
+        if log.end - log.start > self._slot.route.max_bytes:
+            await self._make_room(log)
+        # Let followers run, should the app itself never do so: but not once per chunk.
+        behind = self._follower is None or self._follower.offset < end
+        if behind and (time.monotonic() - self._yielded > _STINT or log.end - self._yielded_at > _BURST):
+            await asyncio.sleep(0)
+            self._yielded = time.monotonic()
+            self._yielded_at = log.end
+
+    async def _make_room(self, log: Log) -> None:
+        """The log has outgrown its limit: keep what somebody attached still needs, at their pace."""
+        limit = self._slot.route.max_bytes
+        if not self._overflowing:
+            self._overflowing = True
+            logger.warning(
+                "stream %s is longer than max_bytes=%d: it goes on, but cannot be resumed any more",
+                log.id,
+                limit,
+            )
+            self._store.overflow(log)
+            log.progressed = self._changed.notify
+        log.trim()
+        while log.end - log.start > limit and not self._stopping:
+            await self._changed.wait()
+            log.trim()
+
+    def _log_changed(self) -> None:
+        """Somebody else sealed the log: a stop, a shutdown, or others who took this worker for dead."""
+        if (
+            self.log is not None
+            and self.log.outcome is not None
+            and not self._complete
+            and not self._stopping
+        ):
+            self._stopping = True
+            self._changed.notify()
+            asyncio.get_running_loop().call_later(_STOP_GRACE, self._task.cancel)
+
+
+def is_recordable(start: Message) -> bool:
+    """Whether a response is a 2xx `text/event-stream` with no content coding."""
+    if not 200 <= start["status"] < 300 or start["status"] in (204, 205):
+        return False
+    event_stream = False
+    for name, value in start.get("headers", ()):
+        lower = name.lower()
+        if lower == b"content-type":
+            event_stream = value.split(b";", 1)[0].strip().lower() == b"text/event-stream"
+        elif lower == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            return False
+    return event_stream
+
+
+async def end(follower: Follower, log: Log) -> None:
+    """End a follower's response as the log ended.
+
+    An incomplete stream never ends as if it were whole: where its dialect has no words for that, the
+    final body is not sent, and the server breaks the connection.
+    """
+    assert log.outcome is not None
+    ending = dialects.ending(log.head.dialect, log.outcome, follower.sent_tail(64))
+    if ending.clean:
+        await follower.finish(ending.body)
+
+
+def _id_header(log: Log) -> tuple[bytes, bytes]:
+    return (STREAM_ID_HEADER, log.id.encode())

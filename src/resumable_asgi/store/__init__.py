@@ -1,0 +1,91 @@
+"""Where logs are kept so that others find them: in this process, or in Redis for all processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..log import Log
+from ..outcome import Outcome
+from ..settings import ResumableRoute
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The place of one owner's key on one route: at most one log is the resumable one there.
+
+    `name` is a digest of the three, so that it tells nothing and another owner's is never hit.
+    """
+
+    name: str
+    route: ResumableRoute
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A log that can be followed. `end` and `outcome` are what is known of it at this moment, while the
+    bytes of a log of another process may still be on their way."""
+
+    log: Log
+    end: int
+    outcome: Outcome | None
+
+
+class Store(Protocol):
+    """What middleware and runs ask of a store. None of it raises but where that is said."""
+
+    worker: str
+    """The id of this process, unique among all that share the store."""
+
+    def claim(self, slot: Slot, log: Log) -> None:
+        """Make `log` the resumable one of `slot`; from now on its bytes are kept as they come."""
+        ...
+
+    async def claimed(self, log: Log) -> None:
+        """Return once others can find the log, or when the store cannot be asked within its bound.
+
+        In the latter case the store goes on trying by itself.
+        """
+        ...
+
+    def overflow(self, log: Log) -> None:
+        """The log has outgrown its limit: those attached go on, nobody finds it any more."""
+        ...
+
+    def finish(self, log: Log, outcome: Outcome, detail: str = "") -> None:
+        """Ask for the seal of a claimed log. A seal that somebody else wrote before wins.
+
+        The log's outcome is set when it is settled, or when the store cannot be asked. A second call
+        for the same log is a no-op.
+        """
+        ...
+
+    async def delivered(self, slot: Slot, log: Log) -> None:
+        """A client got all of a log that is done: it is no longer resumable. No-op if it was not."""
+        ...
+
+    async def find(self, slot: Slot, stream_id: str | None = None) -> Found | None:
+        """The resumable log of `slot`, or the one of that id there; None if there is none.
+
+        A log of another process is filled while it has readers. Raises `StoreUnavailableError`.
+        """
+        ...
+
+    async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
+        """Seal the running log of `slot` as stopped; False if none runs, or not the one of that id.
+
+        Raises `StoreUnavailableError`.
+        """
+        ...
+
+    async def start(self) -> None:
+        """Get ready, if there is something to get ready, so that the first request need not."""
+        ...
+
+    async def flush(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds until all that was asked for is written."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections and tasks. Logs that are still live are left as they are."""
+        ...
