@@ -73,11 +73,12 @@ def known_keys(where: str, keys: Iterable[object], known: Collection[str]) -> No
             raise ConfigurationError(f"{where}: unknown key {key!r}; {nearest(str(key), known)}")
 
 
-def text(field: str, value: object) -> str:
-    """A non-empty string."""
-    if not isinstance(value, str) or not value:
-        raise wrong(field, value, "give a non-empty string")
-    return value
+def unknown_variable(variable: str, fields: Iterable[str]) -> ConfigurationError:
+    """The error for an environment variable `RESUMABLE_…` that stands for none of `fields`."""
+    known = {name.upper(): f"RESUMABLE_{name.upper()}" for name in fields} | {"REDIS_URL": "REDIS_URL"}
+    close = difflib.get_close_matches(variable.removeprefix("RESUMABLE_").upper(), known, n=1, cutoff=0.5)
+    hint = f"did you mean {known[close[0]]}?" if close else f"known are {', '.join(sorted(known.values()))}"
+    return ConfigurationError(f"{variable}: unknown environment variable; {hint}")
 
 
 def flag(field: str, value: object) -> bool:

@@ -18,9 +18,10 @@ from resumable_asgi.sse import at_boundary
 MOST_HELD_BACK = 64 * 1024
 """Bytes; a first event that is longer passes unchanged."""
 
+_BOM = b"\xef\xbb\xbf"
 _HEADER = b"x-vercel-ai-ui-message-stream"
 _EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
-_DATA_LINE = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n]))data(?::[ ]?(?P<value>[^\r\n]*))?(?=[\r\n])")
+_DATA_LINE = re.compile(rb"(?:\A|(?<=[\r\n]))data(?::[ ]?(?P<value>[^\r\n]*))?(?=[\r\n])")
 _DONE_LINE = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\][\r\n]")
 
 _ERROR_TEXTS = {
@@ -73,11 +74,12 @@ class MessageId:
     carries data once it is complete, everything before and after it at once.
     """
 
-    __slots__ = ("_held", "_insertion", "done")
+    __slots__ = ("_bom", "_held", "_insertion", "done")
 
     def __init__(self, stream_id: str) -> None:
         self._insertion = f'"messageId":{json.dumps(stream_id)},'.encode()
         self._held = bytearray()
+        self._bom = _BOM
         self.done = False
         """Whether all further bytes pass unchanged."""
 
@@ -90,10 +92,12 @@ class MessageId:
         while not self.done and (found := _EVENT_END.search(self._held)):
             event = bytes(self._held[: found.end()])
             del self._held[: found.end()]
-            values = list(_DATA_LINE.finditer(event))
-            if values and len(event) <= MOST_HELD_BACK:
-                at = _insertion_point(values)
-                event = event[:at] + (self._insertion if at else b"") + event[at:]
+            lines = event.removeprefix(self._bom)
+            self._bom = b""  # it only is one at the start of the stream
+            values = list(_DATA_LINE.finditer(lines))
+            if values and len(event) <= MOST_HELD_BACK and (at := _insertion_point(values)):
+                at += len(event) - len(lines)
+                event = event[:at] + self._insertion + event[at:]
             self.done = bool(values) or len(event) > MOST_HELD_BACK
             passed += event
         if self.done or len(self._held) > MOST_HELD_BACK:

@@ -70,11 +70,12 @@ class ResumableRoute:
     def __post_init__(self) -> None:
         params = checks.template("path", self.path)
         checks.key(self.key)
-        if self.key_param != "key" and self.key_param not in params:
+        by_path = isinstance(self.key, str) and self.key.startswith("path:")
+        if by_path and self.key_param not in params:
             raise checks.wrong("key", self.key, f"write '{{{self.key_param}}}' into path={self.path!r}")
-        base = self.path.rstrip("/")
-        if self.key_param not in params:
-            base += "/{key}"
+        if "key" in params and self.key != "path:key":
+            raise checks.wrong("path", self.path, "'{key}' means the key: rename it, or give key='path:key'")
+        base = self.path.rstrip("/") + ("" if by_path else "/{key}")
         if self.resume == DEFAULT:
             self._set("resume", f"{base}/stream")
         if self.stop == DEFAULT:
@@ -84,14 +85,11 @@ class ResumableRoute:
             shared &= self._keyed_template("stop", self.stop)
         self._set("shared_params", tuple(sorted(shared - {"key", self.key_param})))
         self._check_values()
-        if self.resume == self.path and not {"GET", "HEAD"}.isdisjoint(self.methods):
-            raise checks.wrong(
-                "resume", self.resume, "give a template other than that of path, which is a GET too"
-            )
+        self._check_overlap()
 
     @property
     def key_param(self) -> str:
-        """The path parameter that holds the key in `resume` and `stop` (there `key` will always do)."""
+        """The path parameter that holds the key in `resume` and `stop` (where `key` will do too)."""
         if isinstance(self.key, str) and self.key.startswith("path:"):
             return self.key.removeprefix("path:")
         return "key"
@@ -176,17 +174,13 @@ class Settings:
             ConfigurationError: a value is wrong, or a variable `RESUMABLE_…` is unknown.
         """
         values: dict[str, Any] = {"redis_url": environ.get("REDIS_URL", "").strip() or None}
-        known = {"REDIS_URL": "REDIS_URL"} | {name.upper(): f"RESUMABLE_{name.upper()}" for name in _SCALARS}
         for variable in environ:
             if not variable.startswith("RESUMABLE_"):
                 continue
             name = variable.removeprefix("RESUMABLE_")
             parse = _SCALARS.get(name.lower()) if name.isupper() else None
             if parse is None:
-                hint = checks.nearest(name, known)
-                for short, full in known.items():
-                    hint = hint.replace(repr(short), full)
-                raise ConfigurationError(f"{variable}: unknown environment variable; {hint}")
+                raise checks.unknown_variable(variable, _SCALARS)
             try:
                 values[name.lower()] = parse(environ[variable])
             except ValueError:
@@ -217,13 +211,13 @@ class Settings:
         try:
             document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigurationError(
-                f"path={str(path)!r}: cannot be read ({error}); give a TOML file"
+            raise checks.wrong(
+                "path", str(path), f"cannot be read ({error.strerror}); give a TOML file"
             ) from error
         except ValueError as error:
-            raise ConfigurationError(f"path={str(path)!r}: not valid TOML ({error}); correct it") from None
+            raise checks.wrong("path", str(path), f"not valid TOML ({error}); correct it") from None
         if "resumable" not in document:
-            raise ConfigurationError(f"path={str(path)!r}: has no table [resumable]; add it")
+            raise checks.wrong("path", str(path), "has no table [resumable]; add it")
         return cls.from_mapping(document["resumable"])
 
 
@@ -253,8 +247,10 @@ async def ask(name: str, function: Reader, request: Request) -> str | None:
 
 
 def _known_fields(where: str, mapping: object, cls: type[Settings] | type[ResumableRoute]) -> dict[str, Any]:
-    if not isinstance(mapping, Mapping):
-        raise checks.wrong(where, mapping, "give a mapping of field names to values")
+    if not isinstance(mapping, Mapping):  # its value may hold a password
+        raise ConfigurationError(
+            f"{where}=<{type(mapping).__name__}>: give a mapping of field names to values"
+        )
     values = dict(cast("Mapping[str, Any]", mapping))
     checks.known_keys(where, values, [each.name for each in fields(cls) if each.init])
     return values
