@@ -87,9 +87,11 @@ class MessageId:
         """Take the next bytes of the stream; returns those that may go on."""
         if self.done:
             return data
+        searched = max(0, len(self._held) - 3)  # the end of an event is at most four bytes
         self._held += data
         passed = bytearray()
-        while not self.done and (found := _EVENT_END.search(self._held)):
+        while not self.done and (found := _EVENT_END.search(self._held, searched)):
+            searched = 0
             event = bytes(self._held[: found.end()])
             del self._held[: found.end()]
             lines = event.removeprefix(self._bom)
