@@ -7,12 +7,15 @@ at an earlier offset. The original client is a follower like every other.
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from starlette.types import Message, Send
 
 from . import sse
 from .client import Client
-from .log import Log
+from .log import Log, TrimmedError
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_MESSAGE = 128 * 1024
 """Bytes a body message; more would sit in the server's buffer while a slow client takes its time."""
@@ -91,7 +94,11 @@ class Follower:
         """Send all there is and all that comes, until the log has ended; False if the client went first."""
         log = self._log
         while not self._client.gone:
-            data = log.read(self.offset, _LONGEST_MESSAGE)
+            try:
+                data = log.read(self.offset, _LONGEST_MESSAGE)
+            except TrimmedError as error:
+                logger.warning("a client is too slow for a stream longer than max_bytes: %s", error)
+                return False
             if data:
                 if not await self._body(data):
                     return False

@@ -147,9 +147,10 @@ class Log:
         """All that is held, not copied: look, do not keep."""
         return self._data
 
-    def trim(self) -> None:
-        """Let go of the bytes that no reader needs any more."""
+    def trim(self, floor: int = 0) -> None:
+        """Let go of the bytes that no reader needs any more, and of all before `floor` in any case."""
         keep_from = min((reader.offset for reader in self.readers), default=self.end)
+        keep_from = max(keep_from, floor)
         if keep_from > self.start:
             del self._data[: keep_from - self.start]
             self.start = keep_from

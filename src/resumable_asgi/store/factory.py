@@ -23,7 +23,8 @@ def open_store(settings: Settings, redis: Redis | RedisCluster | None) -> Callab
     if redis is None and settings.redis_url == "memory://":
         memory = MemoryStore()
         return lambda: memory
-    from .redis import RedisStore, connection_factory
+    from .connect import connection_factory
+    from .redis import RedisStore
 
     connect = connection_factory(settings, redis)
     return lambda: RedisStore(settings, connect)

@@ -1,0 +1,67 @@
+"""How connections to Redis are opened: redis-py does it, so that all it knows of that holds here too."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import AbstractConnection, parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+from ..errors import ConfigurationError
+from ..settings import Settings
+from .wire import Connect
+
+_OURS: dict[str, Any] = {
+    "protocol": 2,
+    "decode_responses": False,
+    "health_check_interval": 0,
+    "retry_on_timeout": False,
+    "retry_on_error": [],
+}
+
+
+def connection_factory(settings: Settings, redis: Redis | RedisCluster | None) -> Connect:
+    """What opens connections as the user's client or URL says, but with time-outs and retries of ours.
+
+    Raises `ConfigurationError`.
+    """
+    if redis is None:
+        assert settings.redis_url is not None
+        redis = _client(settings.redis_url)
+    if not isinstance(redis, Redis):
+        raise ConfigurationError(f"redis={redis!r}: not available in this version; give a Redis")
+    pool = cast("Any", redis).connection_pool
+    timeout = max(settings.lease / 3, settings.redis_timeout)
+    # What redis-py's own pool attaches for maintenance notices needs version 3 of the protocol.
+    theirs = {name: value for name, value in pool.connection_kwargs.items() if "maint" not in name}
+    options = {**theirs, **_OURS, "socket_timeout": timeout, "socket_connect_timeout": timeout}
+
+    async def connect() -> AbstractConnection:
+        connection = pool.connection_class(**options, retry=Retry(NoBackoff(), 0))
+        await connection.connect()
+        return cast("AbstractConnection", connection)
+
+    return connect
+
+
+def _client(url: str) -> Redis:
+    if not url.lower().startswith("redis+sentinel://"):
+        return Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    service, _, db = parts.path.strip("/").partition("/")
+    at = f"{credentials}@" if credentials else ""
+    options = cast("dict[str, Any]", parse_url(f"redis://{at}primary/{db or 0}?{parts.query}"))
+    del options["host"]
+    sentinel = Sentinel([_address(host) for host in hosts.split(",")])
+    return cast("Redis", sentinel.master_for(service, Redis, **options))  # pyright: ignore
+
+
+def _address(host: str) -> tuple[str, int]:
+    """`host`, `host:port` or `[ipv6]:port`; 26379 is the port that Sentinel has by default."""
+    parts = urlsplit(f"//{host}")
+    return parts.hostname or "", parts.port or 26379

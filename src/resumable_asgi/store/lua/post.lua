@@ -1,0 +1,10 @@
+-- Tell a worker that somebody else sealed a log of its. It takes its post with each renewal of its lease.
+--
+-- KEYS  1 the worker's lease
+-- ARGV  1 stream id
+-- Answers  1, or 0 if there is no such worker
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return 0
+end
+redis.call('APPEND', KEYS[1], ARGV[1])
+return 1

@@ -1,0 +1,33 @@
+-- End a log with one outcome, whoever asks for it. The first seal wins, and Redis itself refuses every later
+-- append, since no id is larger than the seal's.
+--
+-- KEYS  1 pointer, 2 log
+-- ARGV  1 stream id, 2 outcome, 3 detail, 4 TTL in ms of a sealed log, 5 channel, 6 "PUBLISH" or "SPUBLISH",
+--       7 the end offset that the log must have, or "" for any
+-- Answers  {"sealed"}                    this seal is the one
+--          {"was", outcome, detail}      another one was there before
+--          {"gone"}                      there is no such log
+--          {"at", end offset}            the log ends elsewhere than at ARGV[7]
+local SEAL = '18446744073709551615-18446744073709551615'
+local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+if not last then
+  return {'gone'}
+end
+if last[1] == SEAL then
+  return {'was', last[2][2], last[2][4]}
+end
+local at = string.match(last[1], '^%d+')
+if ARGV[7] ~= '' and ARGV[7] ~= at then
+  return {'at', at}
+end
+redis.call('XADD', KEYS[2], SEAL, 'outcome', ARGV[2], 'detail', ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  if ARGV[2] == 'stopped' then
+    redis.call('DEL', KEYS[1])
+  else
+    redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  end
+end
+redis.call(ARGV[6], ARGV[5], '18446744073709551615:')
+return {'sealed'}

@@ -1,0 +1,156 @@
+"""Logs in Redis, for all processes: three connections a process, however many streams and followers.
+
+One writes, one asks and reads, one is subscribed. None of them is shared with the app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ..errors import StoreUnavailableError
+from ..log import Head, Log, new_stream_id
+from ..outcome import Outcome
+from ..settings import Settings
+from . import Found, Slot
+from .keys import CLEAR, FIND, POST, SEAL, Keys
+from .resp import Reply, ReplyError
+from .tailer import Tailer
+from .wire import Connect, Link, WireLostError
+from .writer import Writer
+
+logger = logging.getLogger(__name__)
+
+
+class RedisStore:
+    """The store of one event loop in one process."""
+
+    def __init__(self, settings: Settings, connect: Connect) -> None:
+        self.worker = new_stream_id()
+        self._timeout = settings.redis_timeout
+        self._keys = Keys(settings.prefix)
+        patience = max(settings.lease / 3, settings.redis_timeout)
+        self._reader = Link(connect, patience=patience)
+        self._write_link = Link(connect, patience=patience)
+        self._writer = Writer(settings, self._write_link, self._keys, self.worker)
+        self._tailer = Tailer(
+            settings, Link(connect, patience=patience, pushed=self._pushed), self._reader, self._keys
+        )
+
+    def claim(self, slot: Slot, log: Log) -> None:
+        self._writer.claim(slot, log)
+
+    async def claimed(self, log: Log) -> None:
+        await self._writer.claimed(log)
+
+    def overflow(self, log: Log) -> None:
+        self._writer.overflow(log)
+
+    def finish(self, log: Log, outcome: Outcome, detail: str = "") -> None:
+        self._writer.finish(log, outcome, detail)
+
+    async def delivered(self, slot: Slot, log: Log) -> None:
+        if self._writer.delivered(log):
+            return
+        clear = CLEAR.pack(
+            [self._keys.pointer(slot.name)], log.id.encode(), b"%d" % int(1000 * slot.route.replay_finished)
+        )
+        try:
+            await self._ask(self._write_link, clear)
+        except StoreUnavailableError:
+            logger.info("stream %s was delivered, but Redis could not be told: it may be replayed", log.id)
+
+    async def find(self, slot: Slot, stream_id: str | None = None) -> Found | None:
+        own = self._writer.newest(slot)
+        log_prefix = self._keys.log(slot.name, "")
+        wanted = (stream_id or "").encode()
+        try:
+            reply = await self._ask(
+                self._reader, FIND.pack([self._keys.pointer(slot.name)], log_prefix, wanted)
+            )
+        except StoreUnavailableError:
+            if own is None or stream_id not in (None, own.log.id):
+                raise
+            return _here(own.log)
+        if reply is None:  # not there, or not yet there again after an outage
+            unclaimed = own is not None and not own.in_step and stream_id in (None, own.log.id)
+            return _here(own.log) if own is not None and unclaimed else None
+        return self._found(slot, reply)
+
+    def _found(self, slot: Slot, reply: list[Reply]) -> Found | None:
+        stream_id: str = reply[0].decode()
+        record = self._writer.records.get(stream_id)
+        if record is not None:
+            return _here(record.log)
+        try:
+            head = Head.from_json(reply[1])
+            end = int(reply[2])
+            outcome = Outcome(reply[3].decode()) if len(reply) > 3 else None
+        except (ValueError, TypeError) as error:
+            logger.warning("stream %s: not a log that this version can read (%s)", stream_id, error)
+            return None
+        log = self._tailer.follow(slot.name, stream_id, head, sealed=outcome is not None)
+        return Found(log, end, outcome)
+
+    async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
+        own = self._writer.newest(slot)
+        try:
+            return await self._stop(slot, stream_id)
+        except StoreUnavailableError:
+            if own is None or stream_id not in (None, own.log.id) or own.seal is not None:
+                raise
+            self.finish(own.log, Outcome.STOPPED)
+            return True
+
+    async def _stop(self, slot: Slot, stream_id: str | None) -> bool:
+        pointer, prefix = self._keys.pointer(slot.name), self._keys.log(slot.name, "")
+        found = await self._ask(self._reader, FIND.pack([pointer], prefix, b""))
+        if found is None or len(found) > 3 or stream_id not in (None, found[0].decode()):
+            return False
+        active: str = found[0].decode()
+        key = self._keys.log(slot.name, active)
+        retention = b"%d" % int(1000 * slot.route.retention)
+        seal = SEAL.pack([pointer, key], found[0], b"stopped", b"", retention, key, b"PUBLISH", b"")
+        reply = await self._ask(self._reader, seal)
+        if reply[0] != b"sealed":
+            return False
+        if active in self._writer.records:
+            self._writer.check(active)
+        else:
+            worker = Head.from_json(found[1]).worker
+            await self._ask(self._reader, POST.pack([self._keys.worker(worker)], found[0]))
+        return True
+
+    async def start(self) -> None:
+        """Connect now, so that the first stream need not wait for it."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await asyncio.gather(self._write_link.open(), self._reader.open())
+        except (WireLostError, TimeoutError) as error:
+            logger.warning("Redis cannot be reached yet; streams go on unrecorded until it is: %s", error)
+
+    async def flush(self, timeout: float) -> None:
+        await self._writer.flush(timeout)
+
+    async def aclose(self) -> None:
+        await self._writer.aclose()
+        await self._tailer.aclose()
+        self._reader.close()
+
+    def _pushed(self, message: Reply) -> None:
+        self._tailer.pushed(message)
+
+    async def _ask(self, link: Link, command: bytes) -> Reply:
+        """One answer within `redis_timeout`. Raises `StoreUnavailableError`."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                (reply,) = await link.call([command], 1)
+        except (WireLostError, TimeoutError) as error:
+            raise StoreUnavailableError(f"Redis did not answer: {error}") from error
+        if isinstance(reply, ReplyError):
+            raise StoreUnavailableError(f"Redis refused: {reply}")
+        return reply
+
+
+def _here(log: Log) -> Found:
+    return Found(log, log.end, log.outcome)

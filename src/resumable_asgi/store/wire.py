@@ -1,0 +1,209 @@
+"""A connection to Redis on which commands follow each other without waiting for answers.
+
+redis-py opens it, with all that is its work: addresses, TLS, authentication, Sentinel. From then on the
+socket is ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from .resp import Reply, ReplyError, new_parser
+
+logger = logging.getLogger(__name__)
+
+Connect = Callable[[], Awaitable[AbstractConnection]]
+"""Opens a connection that is authenticated and speaks version 2 of the protocol."""
+
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
+"""Seconds between attempts to connect."""
+
+
+class WireLostError(Exception):
+    """The connection is gone, or Redis did not answer in time; what was asked may have happened."""
+
+
+class _Call:
+    __slots__ = ("future", "missing", "replies")
+
+    def __init__(self, missing: int, future: asyncio.Future[list[Reply]]) -> None:
+        self.missing = missing
+        self.replies: list[Reply] = []
+        self.future = future
+
+
+class Wire(asyncio.Protocol):
+    """One open connection. Without a pending answer for `patience` seconds it is given up.
+
+    With `pushed` every answer goes there: for a connection that subscribes.
+    """
+
+    def __init__(
+        self, connection: AbstractConnection, patience: float, pushed: Callable[[Reply], None] | None
+    ) -> None:
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._connection = connection
+        self._patience = patience
+        self._pushed = pushed
+        self._parser = new_parser()
+        self._calls: deque[_Call] = deque()
+        self._heard = asyncio.get_running_loop().time()
+        self._check: asyncio.TimerHandle | None = None
+        # redis-py has no public way to hand the socket over.
+        writer = cast("asyncio.StreamWriter", getattr(connection, "_writer"))  # noqa: B009
+        self._transport = writer.transport
+        self._transport.set_protocol(self)
+
+    def call(self, commands: Sequence[bytes], answers: int) -> asyncio.Future[list[Reply]]:
+        """Send packed commands; their `answers` replies, error replies among them, come together.
+
+        The future raises `WireLostError`.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Reply]] = loop.create_future()
+        if self.lost.done():
+            future.set_exception(WireLostError("the connection to Redis was lost"))
+            return future
+        if not self._calls:
+            self._heard = loop.time()
+            if self._check is None:
+                self._check = loop.call_later(self._patience, self._check_patience)
+        self._calls.append(_Call(answers, future))
+        self._transport.writelines(commands)
+        return future
+
+    def send(self, command: bytes) -> None:
+        """Send a command of which the answer goes to `pushed`."""
+        if not self.lost.done():
+            self._transport.write(command)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = asyncio.get_running_loop().time()
+        self._parser.feed(data)
+        try:
+            while (reply := self._parser.gets()) is not False:
+                if self._pushed is not None:
+                    self._pushed(reply)
+                else:
+                    self._answered(reply)
+        except (ReplyError, ValueError, IndexError) as error:
+            logger.warning("Redis sent what cannot be understood (%s); connecting anew", error)
+            self.abort()
+
+    def _answered(self, reply: Reply) -> None:
+        call = self._calls[0]
+        call.replies.append(reply)
+        call.missing -= 1
+        if not call.missing:
+            self._calls.popleft()
+            if not call.future.done():
+                call.future.set_result(call.replies)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+
+    def abort(self) -> None:
+        """Close at once; all pending calls fail."""
+        self._transport.abort()
+        self._end()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last byte came."""
+        return asyncio.get_running_loop().time() - self._heard
+
+    def _end(self) -> None:
+        if self.lost.done():
+            return
+        self.lost.set_result(None)
+        if self._check is not None:
+            self._check.cancel()
+        close = cast("Callable[[], Any]", getattr(self._connection, "_close"))  # noqa: B009
+        close()
+        while self._calls:
+            future = self._calls.popleft().future
+            if not future.done():
+                future.set_exception(WireLostError("the connection to Redis was lost"))
+                future.exception()  # its caller may have given up: then nobody else looks
+
+    def _check_patience(self) -> None:
+        self._check = None
+        if not self._calls:
+            return
+        if self.silence >= self._patience:
+            logger.warning("Redis has not answered for %.1f s; connecting anew", self.silence)
+            self.abort()
+            return
+        self._check = asyncio.get_running_loop().call_later(
+            self._patience - self.silence, self._check_patience
+        )
+
+
+class Link:
+    """Keeps one wire: opened when it is needed, and again after a loss, with growing pauses between."""
+
+    def __init__(
+        self, connect: Connect, *, patience: float, pushed: Callable[[Reply], None] | None = None
+    ) -> None:
+        self._connect = connect
+        self._patience = patience
+        self._pushed = pushed
+        self._wire: Wire | None = None
+        self._opening: asyncio.Task[Wire] | None = None
+        self._pause = _FIRST_PAUSE
+        self._closed_until = 0.0
+
+    @property
+    def wire(self) -> Wire | None:
+        """The open wire, if there is one."""
+        return self._wire if self._wire is not None and not self._wire.lost.done() else None
+
+    async def open(self) -> Wire:
+        """The open wire. Raises `WireLostError` if Redis cannot be reached, or could not just now."""
+        wire = self.wire
+        if wire is not None:
+            return wire
+        if self._opening is None:
+            if asyncio.get_running_loop().time() < self._closed_until:
+                raise WireLostError("Redis could not be reached just now")
+            self._opening = asyncio.create_task(self._open())
+            self._opening.add_done_callback(self._opened)
+        return await asyncio.shield(self._opening)
+
+    async def call(self, commands: Sequence[bytes], answers: int) -> list[Reply]:
+        """As `Wire.call`, on an open wire."""
+        wire = self.wire or await self.open()
+        return await wire.call(commands, answers)
+
+    def close(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._wire is not None:
+            self._wire.abort()
+
+    async def _open(self) -> Wire:
+        try:
+            async with asyncio.timeout(self._patience):
+                connection = await self._connect()
+        except (RedisError, OSError) as error:  # a time-out is an OSError
+            raise WireLostError(f"Redis cannot be reached: {error}") from error
+        self._wire = Wire(connection, self._patience, self._pushed)
+        return self._wire
+
+    def _opened(self, task: asyncio.Task[Wire]) -> None:
+        self._opening = None
+        if task.cancelled():
+            return
+        if task.exception() is None:
+            self._pause = _FIRST_PAUSE
+        else:
+            self._closed_until = asyncio.get_running_loop().time() + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)

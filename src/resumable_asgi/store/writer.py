@@ -1,0 +1,476 @@
+"""Copies the live logs of this process to Redis: all of them together, in one trip at a time.
+
+A record is what is known of one log's copy. It is either in step, and then an append says what to add, or
+not, and then the claim script makes the copy or tells how far it is. Every trouble, whatever it was, ends
+in "not in step": a reply lost after the append, a Redis that comes back empty or as a stale replica, a seal
+that somebody else wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from ..log import Log
+from ..outcome import Outcome
+from ..settings import Settings
+from . import Slot
+from .keys import CLAIM, CLEAR, SEAL, Keys
+from .resp import Reply, ReplyError, pack
+from .wire import Link, WireLostError
+
+logger = logging.getLogger(__name__)
+
+_LINGER = 0.025
+"""Seconds that appends are gathered while nobody follows from elsewhere. Fewer, longer entries also make
+replays faster."""
+
+_LONGEST_ENTRY = 256 * 1024
+_LONGEST_FLUSH = 1024 * 1024
+
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
+
+
+class RedisRefusedError(Exception):
+    """Redis answers, but does not take what it is given: out of memory, read-only, loading."""
+
+
+class Record:
+    """One log and how far its copy is. As a reader of the log it keeps the bytes not yet copied."""
+
+    __slots__ = (
+        "abandoned",
+        "claimed",
+        "clear_ms",
+        "fresh",
+        "in_step",
+        "keys",
+        "log",
+        "log_key",
+        "offset",
+        "overflowing",
+        "queued",
+        "renew_at",
+        "seal",
+        "settled",
+        "slot",
+        "watch",
+        "watched",
+    )
+
+    def __init__(self, slot: Slot, log: Log, keys: Keys) -> None:
+        loop = asyncio.get_running_loop()
+        self.slot = slot
+        self.log = log
+        self.keys = [keys.pointer(slot.name), keys.log(slot.name, log.id)]
+        self.log_key = self.keys[1]
+        self.offset = 0
+        """Bytes of the log that Redis is known to hold."""
+        self.fresh = True
+        """Whether the first claim has not been sent yet."""
+        self.in_step = False
+        self.watched = False
+        """Whether somebody follows from another process."""
+        self.queued = False
+        self.overflowing = False
+        self.abandoned = False
+        """Whether the copy can no longer be completed, and is only to be sealed."""
+        self.seal: tuple[Outcome, str] | None = None
+        """The seal that the run asks for."""
+        self.clear_ms: int | None = None
+        """How long a delivered log may still be found; None while it is not delivered."""
+        self.renew_at = 0.0
+        self.claimed: asyncio.Future[None] = loop.create_future()
+        self.settled: asyncio.Future[None] = loop.create_future()
+        """Done when there is nothing more to do for the copy."""
+        self.watch: Callable[[], None] | None = None
+
+    @property
+    def live_ms(self) -> int:
+        """The TTL of a live log: long enough to be kept for `retention` after its worker's death."""
+        return int(2000 * self.slot.route.retention)
+
+
+def resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Writer:
+    """Owns the records of all live logs, the worker's lease, and the one connection that writes."""
+
+    def __init__(self, settings: Settings, link: Link, keys: Keys, worker: str) -> None:
+        self.records: dict[str, Record] = {}
+        self.down = False
+        """Whether Redis could not be written to at the last attempt."""
+        self._settings = settings
+        self._link = link
+        self._keys = keys
+        self._worker_key = keys.worker(worker)
+        self._newest: dict[str, Record] = {}
+        self._beat = min(settings.lease / 4, 0.4)
+        self._lease_ms = int(settings.lease * 1000)
+        self._beat_at = 0.0
+        self._leased = False
+        self._urgent: list[Record] = []
+        self._lazy: list[Record] = []
+        self._linger: asyncio.TimerHandle | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._pause = _FIRST_PAUSE
+
+    # -- what the store asks for
+
+    def claim(self, slot: Slot, log: Log) -> None:
+        record = Record(slot, log, self._keys)
+        self.records[log.id] = record
+        self._newest[slot.name] = record
+        record.watch = partial(self._grown, record)
+        log.readers.add(record)
+        log.watch(record.watch)
+        self._hurry(record)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+
+    async def claimed(self, log: Log) -> None:
+        record = self.records.get(log.id)
+        if record is None or self.down or record.claimed.done():
+            return
+        timer = asyncio.get_running_loop().call_later(self._settings.redis_timeout, resolve, record.claimed)
+        try:
+            await asyncio.shield(record.claimed)
+        finally:
+            timer.cancel()
+
+    def finish(self, log: Log, outcome: Outcome, detail: str) -> None:
+        record = self.records.get(log.id)
+        if record is None:
+            log.seal(outcome, detail)
+            return
+        if record.seal is not None:
+            return
+        record.seal = (outcome, detail)
+        self._hurry(record)
+        if self.down or record.abandoned:
+            log.seal(outcome, detail)
+        else:
+            asyncio.get_running_loop().call_later(self._settings.redis_timeout, log.seal, outcome, detail)
+
+    def overflow(self, log: Log) -> None:
+        record = self.records.get(log.id)
+        if record is not None:
+            record.overflowing = True
+            record.clear_ms = 0
+            self._newest_no_more(record)
+            if self.down:
+                self._abandon(record)
+            self._hurry(record)
+
+    def delivered(self, log: Log) -> bool:
+        """A client got all of it: see to the pointer. False if this log is no longer the writer's affair."""
+        record = self.records.get(log.id)
+        if record is None:
+            return False
+        if record.fresh:  # nobody else ever knew of it
+            self._drop(record)
+        else:
+            record.clear_ms = int(1000 * record.slot.route.replay_finished)
+            self._hurry(record)
+        return True
+
+    def newest(self, slot: Slot) -> Record | None:
+        """The record of the newest live log of a slot in this process."""
+        return self._newest.get(slot.name)
+
+    def check(self, stream_id: str) -> None:
+        """Look what became of a log's copy: it is said that somebody else sealed it."""
+        record = self.records.get(stream_id)
+        if record is not None:
+            record.in_step = False
+            self._hurry(record)
+
+    async def flush(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds for the seals that were asked for."""
+        ending = [record.settled for record in self.records.values() if record.seal is not None]
+        if ending:
+            await asyncio.wait(ending, timeout=timeout)
+
+    async def aclose(self) -> None:
+        if self._linger is not None:
+            self._linger.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._link.close()
+
+    # -- when to write
+
+    def _grown(self, record: Record) -> None:
+        """On every append: written at once if somebody waits for it elsewhere, else gathered."""
+        if record.queued:
+            return
+        if record.watched or not record.in_step:
+            self._hurry(record)
+            return
+        record.queued = True
+        self._lazy.append(record)
+        if self._linger is None:
+            self._linger = asyncio.get_running_loop().call_later(_LINGER, self._lingered)
+
+    def _lingered(self) -> None:
+        self._linger = None
+        self._urgent += self._lazy
+        self._lazy.clear()
+        self._kick()
+
+    def _hurry(self, record: Record) -> None:
+        record.queued = True
+        self._urgent.append(record)
+        self._kick()
+
+    def _kick(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _run(self) -> None:
+        """While there are live logs: flush, and wait for more or for the lease to be renewed."""
+        loop = asyncio.get_running_loop()
+        while self.records or self._urgent:
+            try:
+                await self._flush(loop.time())
+            except (WireLostError, RedisRefusedError) as error:
+                await self._fail(error)
+                continue
+            if self.down:
+                logger.info("Redis is back; live streams are recorded again")
+            self.down = False
+            self._pause = _FIRST_PAUSE
+            if not self._urgent and self.records:
+                self._wake = loop.create_future()
+                timer = loop.call_at(self._beat_at, self._kick)
+                await self._wake
+                timer.cancel()
+                self._wake = None
+        self._beat_at = 0.0
+        self._leased = False
+
+    async def _fail(self, error: Exception) -> None:
+        if not self.down:
+            logger.warning("streams go on unrecorded until Redis is back: %s", error)
+        self.down = True
+        self._leased = False
+        self._beat_at = 0.0
+        if self._link.wire is not None:  # it may be one to a primary that has become a replica
+            self._link.wire.abort()
+        for record in list(self.records.values()):
+            record.in_step = False
+            resolve(record.claimed)
+            if record.overflowing:
+                self._abandon(record)
+            if record.seal is not None:
+                record.log.seal(*record.seal)
+        self._urgent = list(self.records.values())
+        await asyncio.sleep(self._pause)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+    # -- what to write
+
+    async def _flush(self, now: float) -> None:
+        """One trip: what the queued records need, and the lease when it is due."""
+        wire = self._link.wire or await self._link.open()
+        commands: list[bytes] = []
+        handlers: list[Callable[[Reply], None]] = []
+        if now >= self._beat_at and self.records:
+            self._beat_at = now + self._beat
+            self._renew(now)
+            commands.append(pack(b"SET", self._worker_key, b"", b"PX", b"%d" % self._lease_ms, b"GET"))
+            handlers.append(self._beaten)
+        queued, self._urgent = self._urgent, []
+        size = 0
+        for position, record in enumerate(queued):
+            record.queued = False
+            size += self._write(record, now, commands, handlers)
+            if size > _LONGEST_FLUSH:
+                self._urgent += queued[position + 1 :]
+                break
+        if not commands:
+            return
+        replies = await wire.call(commands, len(commands))
+        for handler, reply in zip(handlers, replies, strict=True):
+            handler(reply)
+
+    def _write(
+        self, record: Record, now: float, commands: list[bytes], handlers: list[Callable[[Reply], None]]
+    ) -> int:
+        """Add what one record needs next; returns the bytes of the log among it."""
+        if record.settled.done():
+            return 0
+        if record.abandoned:
+            commands.append(self._seal(record, Outcome.INTERRUPTED, "overflow", anywhere=True))
+            handlers.append(partial(self._buried, record))
+            return 0
+        if not record.in_step:
+            findable = b"0" if record.overflowing else b"1"
+            fresh = b"1" if record.fresh else b"0"
+            ttl = b"%d" % record.live_ms
+            head = record.log.head.to_json()
+            commands.append(CLAIM.pack(record.keys, record.log.id.encode(), head, ttl, fresh, findable))
+            handlers.append(partial(self._claimed, record))
+            record.fresh = False
+            record.renew_at = now + record.live_ms / 2000
+            return 0
+        data = record.log.read(record.offset, _LONGEST_ENTRY)
+        end = record.offset + len(data)
+        if data:
+            self._append(record, b"%d" % end, data, commands)
+            handlers.append(partial(self._appended, record, end))
+            handlers.append(partial(self._published, record))
+        if record.seal is not None and end == record.log.end:
+            commands.append(self._seal(record, *record.seal, anywhere=False))
+            handlers.append(partial(self._sealed, record))
+        elif end < record.log.end:
+            self._hurry(record)
+        if record.clear_ms is not None:
+            commands.append(CLEAR.pack(record.keys[:1], record.log.id.encode(), b"%d" % record.clear_ms))
+            handlers.append(partial(self._cleared, record))
+        return len(data)
+
+    def _append(self, record: Record, end: bytes, data: bytes, commands: list[bytes]) -> None:
+        """One entry, and its publication. An entry's id is the offset after it."""
+        key = record.log_key
+        if record.overflowing:
+            least = max(0, int(end) - record.slot.route.max_bytes)
+            bounds = (b"MINID", b"~", b"%d" % least)
+            commands.append(pack(b"XADD", key, b"NOMKSTREAM", *bounds, end + b"-0", b"b", data))
+        else:
+            commands.append(
+                b"*6\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n$%d\r\n%b-0\r\n$1\r\nb\r\n$%d\r\n%b\r\n"
+                % (len(key), key, len(end) + 2, end, len(data), data)
+            )
+        commands.append(
+            b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b:%b\r\n"
+            % (len(key), key, len(end) + 1 + len(data), end, data)
+        )
+
+    def _seal(self, record: Record, outcome: Outcome, detail: str, *, anywhere: bool) -> bytes:
+        return SEAL.pack(
+            record.keys,
+            record.log.id.encode(),
+            outcome.encode(),
+            detail.encode(),
+            b"%d" % int(1000 * record.slot.route.retention),
+            record.log_key,
+            b"PUBLISH",
+            b"" if anywhere else b"%d" % record.log.end,
+        )
+
+    def _renew(self, now: float) -> None:
+        """A claim of a live log renews its TTLs."""
+        for record in list(self.records.values()):
+            if now >= record.renew_at and record.in_step:
+                record.in_step = False
+                self._hurry(record)
+
+    # -- what Redis answered
+
+    def _beaten(self, reply: Reply) -> None:
+        """The lease's old value is the post: ids of logs that somebody else sealed."""
+        _refuse(reply)
+        if reply is None:
+            if self._leased:  # Redis was emptied, or this process has slept for longer than its lease
+                for stream_id in self.records:
+                    self.check(stream_id)
+        else:
+            for at in range(0, len(reply), 32):
+                self.check(reply[at : at + 32].decode("latin-1"))
+        self._leased = True
+
+    def _claimed(self, record: Record, reply: Reply) -> None:
+        _refuse(reply)
+        stored = int(reply[0])
+        if len(reply) > 1:
+            self._settle(record, Outcome(reply[1].decode()), reply[2].decode())
+            return
+        if not record.log.start <= stored <= record.log.end:
+            self._abandon(record)
+            return
+        record.offset = stored
+        record.in_step = True
+        resolve(record.claimed)
+        if stored < record.log.end or record.seal is not None or record.clear_ms is not None:
+            self._hurry(record)
+
+    def _appended(self, record: Record, end: int, reply: Reply) -> None:
+        if isinstance(reply, ReplyError) and not _is_about_ids(reply):
+            _refuse(reply)
+        if not isinstance(reply, bytes):  # vanished, sealed by somebody, or there already
+            record.in_step = False
+            self._hurry(record)
+            return
+        record.offset = end
+        if record.log.progressed is not None:
+            record.log.progressed()
+
+    def _published(self, record: Record, reply: Reply) -> None:
+        record.watched = isinstance(reply, int) and reply > 0
+
+    def _sealed(self, record: Record, reply: Reply) -> None:
+        _refuse(reply)
+        answer = reply[0]
+        if answer == b"sealed":
+            assert record.seal is not None
+            self._settle(record, *record.seal)
+        elif answer == b"was":
+            self._settle(record, Outcome(reply[1].decode()), reply[2].decode())
+        else:
+            record.in_step = False
+            self._hurry(record)
+
+    def _buried(self, record: Record, reply: Reply) -> None:
+        _refuse(reply)
+        self._drop(record)
+
+    def _cleared(self, record: Record, reply: Reply) -> None:
+        _refuse(reply)
+        record.clear_ms = None
+
+    def _settle(self, record: Record, outcome: Outcome, detail: str) -> None:
+        self._drop(record)
+        record.log.seal(outcome, detail)
+
+    def _abandon(self, record: Record) -> None:
+        if not record.abandoned:
+            record.abandoned = True
+            logger.warning("stream %s can no longer be recorded", record.log.id)
+            resolve(record.claimed)
+            record.log.readers.discard(record)
+            if record.log.progressed is not None:
+                record.log.progressed()
+            self._hurry(record)
+
+    def _drop(self, record: Record) -> None:
+        self.records.pop(record.log.id, None)
+        self._newest_no_more(record)
+        record.log.readers.discard(record)
+        if record.watch is not None:
+            record.log.unwatch(record.watch)
+        resolve(record.claimed)
+        resolve(record.settled)
+
+    def _newest_no_more(self, record: Record) -> None:
+        if self._newest.get(record.slot.name) is record:
+            del self._newest[record.slot.name]
+
+
+def _is_about_ids(error: ReplyError) -> bool:
+    """The two refusals of an append that tell something about the log; alike in Redis 6.2 to Valkey 9."""
+    text = str(error)
+    return "equal or smaller" in text or "exhausted the last possible ID" in text
+
+
+def _refuse(reply: Reply) -> None:
+    if isinstance(reply, ReplyError):
+        raise RedisRefusedError(str(reply))
