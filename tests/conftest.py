@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from harness.chat import Chat
+from harness.client import End
+from harness.script import Script
 from harness.servers import Server
 from harness.valkey import Valkey
 from requirements import need_valkey
@@ -69,7 +71,7 @@ def start_valkey(valkey_binary: str, tmp_path: Path) -> Iterator[StartValkey]:
             server.stop()
 
 
-@dataclass
+@dataclasses.dataclass
 class Fleet:
     """Every app server that is running, so that a failing test can show what each of them wrote."""
 
@@ -143,7 +145,7 @@ async def chat(chats: Callable[..., Chat]) -> Chat:
     return chats()
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Pair:
     """Two processes that share nothing but Valkey; each parses HTTP its own way."""
 
@@ -163,6 +165,34 @@ def pair(fleet: Fleet, valkey_server: Valkey) -> Pair:
 def bare(fleet: Fleet) -> Server:
     """The same app without the middleware."""
     return fleet.start(env={"HARNESS_BARE": "1"})
+
+
+@pytest.fixture(scope="session")
+def bare_bodies() -> dict[Script, bytes]:
+    return {}
+
+
+@pytest.fixture
+async def bare_body(bare: Server, bare_bodies: dict[Script, bytes]) -> Callable[[Script], Awaitable[bytes]]:
+    """What the app without the middleware answers to a script: the measure of everything else."""
+
+    async def ask(script: Script) -> bytes:
+        script = dataclasses.replace(script, pace=0)
+        if script not in bare_bodies:
+            chat = Chat()
+            response = await chat.start(bare, script)
+            bare_bodies[script] = await response.rest()
+            assert response.end is End.CLEAN
+            await chat.close()
+        return bare_bodies[script]
+
+    return ask
+
+
+@pytest.fixture(params=["same", "other"])
+def elsewhere(request: pytest.FixtureRequest, pair: Pair) -> Server:
+    """The worker that is asked to resume or stop what runs on `pair.a`: the same one, and the other."""
+    return pair.a if request.param == "same" else pair.b
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ async def test_a_cut_client_cancels_the_bare_app(bare: Server, chat: Chat, how: 
     assert len(await response.exactly(20)) == 20
     await response.cut(how)
     state = await chat.ended(bare, "cancelled")
-    assert not state["background_ran"]
+    assert state["generated"] == 2
 
 
 async def test_comments_are_told_from_events() -> None:
@@ -79,7 +79,7 @@ def test_a_key_without_ttl_is_found(valkey: Valkey) -> None:
         client.set("goes", "x", ex=60)
     assert valkey.keys_without_ttl() == ["stays"]
     valkey.flush()
-    assert valkey.keys() == []
+    assert not {"stays", "goes"} & set(valkey.all_keys())
 
 
 def test_a_valkey_keeps_its_data_over_a_restart_if_told_to(start_valkey: Callable[..., Valkey]) -> None:
@@ -87,9 +87,9 @@ def test_a_valkey_keeps_its_data_over_a_restart_if_told_to(start_valkey: Callabl
     with valkey.client() as client:
         client.set("key", "value")
     valkey.restart(keep_data=True)
-    assert valkey.keys() == ["key"]
+    assert valkey.all_keys() == ["key"]
     valkey.restart(keep_data=False)
-    assert valkey.keys() == []
+    assert valkey.all_keys() == []
     valkey.pause()
     valkey.cont()
-    assert valkey.keys() == []
+    assert valkey.all_keys() == []

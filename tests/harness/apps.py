@@ -29,15 +29,11 @@ ROUTES: Mapping[str, Mapping[str, Any]] = {
     "/keepalive/chat": {"keepalive": 0.2},
     "/short/chat": {"retention": 1},
     "/replay/chat": {"replay_finished": 60},
-    "/stopping/chat": {"on_conflict": "stop"},
-    "/rejecting/chat": {"on_conflict": "reject"},
-    "/joining/chat": {"on_conflict": "join"},
-    "/asking/chat": {"owner": "app"},
     "/cookie/chat": {"owner": "cookie:sid"},
     "/unstoppable/chat": {"stop": None},
     "/small/chat": {"max_bytes": 2000},
     "/raw/chat": {},
-    "/events/{run_id}": {"methods": {"GET"}, "key": "path:run_id", "event_ids": True},
+    "/events/{run_id}": {"methods": {"GET"}, "key": "path:run_id"},
 }
 """What each recorded route is configured with; `/free/chat` is not configured at all."""
 
@@ -76,13 +72,6 @@ async def answer(run: Annotated[Run, Depends(open_run)], background: BackgroundT
     return response
 
 
-async def grant(key: str, request: Request) -> Response:
-    """The host's own route at the resume and stop paths of `owner="app"`: it decides who may."""
-    if request.headers.get("x-user") != "alice":
-        raise HTTPException(403, f"{key} is not yours")
-    return JSONResponse({"granted": True})
-
-
 async def raw(scope: Scope, receive: Receive, send: Send) -> None:
     """A plain ASGI app that returns without its final body."""
     while (await receive()).get("more_body"):
@@ -112,8 +101,6 @@ def host_app() -> FastAPI:
     for path in _CHATS:
         app.post(path)(answer)
     app.get("/events/{run_id}")(answer)
-    app.get("/asking/chat/{key}/stream")(grant)
-    app.post("/asking/chat/{key}/stop")(grant)
     app.websocket("/api/chat")(echo)
     app.include_router(control.router)
 

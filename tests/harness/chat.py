@@ -115,6 +115,10 @@ class Chat:
         """What became of the newest run."""
         return (await self.states(server))[-1]
 
+    async def started(self, server: Server) -> None:
+        """Wait until somebody else's request has reached the app."""
+        await wait_until(lambda: self.states(server), what=f"{self.id} to be started")
+
     async def ended(self, server: Server, how: str, *, run: int = -1, timeout: float = 5) -> dict[str, Any]:
         """Wait until the run has ended, which must be in the way named."""
 
@@ -125,6 +129,17 @@ class Chat:
         state = await wait_until(over, timeout=timeout, what=f"the run of {self.id} to end")
         assert state["ending"] == how, state
         return state
+
+    async def nothing_left(self, server: Server, *, timeout: float = 5, **headers: str) -> None:
+        """Wait until a resume would find nothing, and see that it does. HEAD asks without taking delivery."""
+
+        async def gone() -> bool:
+            response = await fetch(server.port, "HEAD", self.resume_path, headers=headers)
+            return response.status == 204
+
+        await wait_until(gone, timeout=timeout, what=f"nothing to be left of {self.id}")
+        response = await fetch(server.port, "GET", self.resume_path, headers=headers)
+        assert (response.status, response.body) == (204, b"")
 
     async def close(self) -> None:
         """Close every connection and let every run go."""

@@ -6,11 +6,12 @@ A client library would hide all three: it buffers, treats some broken bodies as 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import json
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from . import sse
@@ -142,31 +143,36 @@ class Response:
 
     async def events(self, count: int, *, timeout: float = TIMEOUT) -> list[bytes]:
         """The first `count` events of the body, comments left out; it may by then hold more."""
-        try:
-            async with asyncio.timeout(timeout):
-                while len(self._events()) < count and self.end is None:
-                    await self._pull(_READ)
-        except TimeoutError:
-            raise AssertionError(f"no event {count} in {timeout} s: {bytes(self.body)!r}") from None
+        await self.until(lambda: len(self._events()) >= count, f"event {count}", timeout=timeout)
         events = self._events()
         assert len(events) >= count, f"{self.end} after {len(events)} of {count} events: {bytes(self.body)!r}"
         return events[:count]
 
     async def comment(self, count: int = 1, *, timeout: float = TIMEOUT) -> list[bytes]:
         """The first `count` comments between events."""
-        async with asyncio.timeout(timeout):
-            while len(sse.comments(bytes(self.body))) < count and self.end is None:
+        await self.until(lambda: len(sse.comments(self.body)) >= count, f"comment {count}", timeout=timeout)
+        return sse.comments(self.body)[:count]
+
+    async def silence(self, seconds: float) -> None:
+        """See that for so long nothing comes and nothing ends."""
+        length = len(self.body)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
                 await self._pull(_READ)
-        return sse.comments(bytes(self.body))[:count]
+        assert (len(self.body), self.end) == (length, None), bytes(self.body[length:])
+
+    async def until(self, condition: Callable[[], bool], what: str, *, timeout: float = TIMEOUT) -> None:
+        """Read until a condition on what was received is true, or the body has ended."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not condition() and self.end is None:
+                    await self._pull(_READ)
+        except TimeoutError:
+            raise AssertionError(f"no {what} in {timeout} s: {bytes(self.body)!r}") from None
 
     async def rest(self, *, timeout: float = TIMEOUT) -> bytes:
         """Read to the end, whichever it is (`end` tells), and return the whole body."""
-        try:
-            async with asyncio.timeout(timeout):
-                while self.end is None:
-                    await self._pull(_READ)
-        except TimeoutError:
-            raise AssertionError(f"no end in {timeout} s: {bytes(self.body)!r}") from None
+        await self.until(lambda: False, "end", timeout=timeout)
         return bytes(self.body)
 
     async def json(self) -> Any:

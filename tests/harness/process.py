@@ -10,8 +10,6 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .wait import wait_until_sync
-
 TAIL = 4000
 
 
@@ -62,7 +60,7 @@ class Process:
 
     def signal_group(self, number: signal.Signals) -> None:
         """Send a signal to the process and all its children."""
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: a group of zombies
             os.killpg(self.pid, number)
 
     def wait(self, timeout: float = 10) -> int:
@@ -70,19 +68,9 @@ class Process:
         return self._popen.wait(timeout)
 
     def kill(self) -> None:
-        """Kill the whole group, stopped members too, and wait until it is gone."""
+        """Kill the whole group, stopped members too, and wait for its leader to be gone."""
         self.signal_group(signal.SIGKILL)
         self._popen.wait(10)
-        wait_until_sync(self._group_gone, timeout=5, what=f"the group of {self.command[0]} to be gone")
-
-    def _group_gone(self) -> bool:
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return True
-        except PermissionError:  # macOS answers this for a group of zombies
-            return True
-        return False
 
     def output(self, start: int = 0) -> str:
         """What the process wrote, from a byte position on."""

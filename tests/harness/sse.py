@@ -10,27 +10,27 @@ _END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _MESSAGE_ID = re.compile(rb'"messageId":\s*"[^"]*",\s*|,\s*"messageId":\s*"[^"]*"')
 
 
-def split(data: bytes) -> tuple[list[bytes], bytes]:
+def split(data: bytes | bytearray) -> tuple[list[bytes], bytes]:
     """The complete events, each with its blank line, and what follows the last of them."""
     events: list[bytes] = []
     position = 0
     for match in _END.finditer(data):
-        events.append(data[position : match.end()])
+        events.append(bytes(data[position : match.end()]))
         position = match.end()
-    return events, data[position:]
+    return events, bytes(data[position:])
 
 
 def is_comment(event: bytes) -> bool:
     return all(line.startswith(b":") for line in event.splitlines() if line)
 
 
-def without_comments(data: bytes) -> bytes:
+def without_comments(data: bytes | bytearray) -> bytes:
     """The data less its keep-alives; a comment inside an event stays, and so is seen."""
     events, rest = split(data)
     return b"".join(event for event in events if not is_comment(event)) + rest
 
 
-def comments(data: bytes) -> list[bytes]:
+def comments(data: bytes | bytearray) -> list[bytes]:
     return [event for event in split(data)[0] if is_comment(event)]
 
 

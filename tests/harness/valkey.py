@@ -88,7 +88,7 @@ class Valkey:
         ) as client:
             yield client
 
-    def keys(self) -> list[str]:
+    def all_keys(self) -> list[str]:
         with self.client() as client:
             return sorted(client.scan_iter(count=1000))
 

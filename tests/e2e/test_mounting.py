@@ -1,0 +1,61 @@
+"""The same behaviour below a `root_path` and inside and outside a `Mount`, which passes no lifespan on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from conftest import Fleet
+from harness.chat import Chat
+from harness.client import End
+from harness.script import Script
+from harness.servers import Server
+from harness.valkey import Valkey
+
+pytestmark = pytest.mark.usefixtures("no_key_without_ttl")
+
+MakeChat = Callable[..., Chat]
+
+
+@pytest.fixture(scope="module")
+def below_root_path(fleet: Fleet, valkey_server: Valkey) -> Server:
+    env = {"REDIS_URL": valkey_server.url, "HARNESS_PREFIX": "below"}
+    return fleet.start(env=env, extra=["--root-path", "/behind/proxy"])
+
+
+@pytest.fixture(scope="module")
+def mounted(fleet: Fleet, valkey_server: Valkey) -> Server:
+    env = {"REDIS_URL": valkey_server.url, "HARNESS_PREFIX": "mounted", "HARNESS_APP": "mounted"}
+    return fleet.start(env=env)
+
+
+@pytest.mark.parametrize(
+    ("fixture", "prefix"), [("below_root_path", ""), ("mounted", "/inner"), ("mounted", "/outer")]
+)
+async def test_a_stream_is_resumed_and_stopped(
+    request: pytest.FixtureRequest, chats: MakeChat, fixture: str, prefix: str
+) -> None:
+    server: Server = request.getfixturevalue(fixture)
+    script = Script(message_id="m")
+    chat = chats(path=prefix + "/api/chat")
+    first = await chat.start(server, script)
+    assert first.header("resumable-stream-id")
+    await chat.emit(server, 2)
+    await first.events(1)
+    await first.cut()
+    resumed = await chat.resume(server)
+    await chat.finish(server)
+    assert (await resumed.rest(), resumed.end) == (script.body, End.CLEAN)
+    await chat.nothing_left(server)
+    again = await chat.start(server, script)
+    assert await chat.stop(server) == {"success": True, "stopped": True}
+    await again.rest(timeout=1)
+    await chat.ended(server, "cancelled", timeout=1.5)
+
+
+async def test_a_mounted_app_does_not_answer_for_its_siblings(mounted: Server, chats: MakeChat) -> None:
+    """`/api/chat` outside both mounts is not recorded."""
+    chat = chats()
+    first = await chat.start(mounted)
+    assert first.header("resumable-stream-id") is None
+    assert (await chat.resume(mounted)).status == 404

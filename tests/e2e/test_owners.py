@@ -1,0 +1,49 @@
+"""A stream belongs to who started it, and nobody learns from Redis who that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from conftest import Pair
+from harness.chat import Chat
+from harness.script import Script
+from harness.servers import Server
+from harness.valkey import Valkey
+
+pytestmark = pytest.mark.usefixtures("no_key_without_ttl")
+
+MakeChat = Callable[..., Chat]
+
+
+async def test_a_stream_belongs_to_the_cookie_that_started_it(
+    pair: Pair, elsewhere: Server, chats: MakeChat
+) -> None:
+    chat = chats(path="/cookie/chat")
+    await chat.start(pair.a, headers={"cookie": "theme=dark; sid=alice"})
+    for cookie in ({}, {"cookie": "sid=bob"}, {"cookie": "theme=alice"}):
+        assert (await chat.resume(elsewhere, headers=cookie)).status == 204
+    assert (await chat.resume(elsewhere, headers={"cookie": "sid=alice; theme=light"})).status == 200
+
+
+async def test_a_start_without_the_owners_mark_is_not_recorded(pair: Pair, chats: MakeChat) -> None:
+    chat = chats(path="/cookie/chat")
+    first = await chat.start(pair.a)
+    assert first.header("resumable-stream-id") is None
+    assert (await chat.resume(pair.a)).status == 204
+    await chat.finish(pair.a)
+    assert await first.rest() == Script().body
+
+
+async def test_no_secret_is_stored(pair: Pair, valkey: Valkey, chat: Chat) -> None:
+    """Neither the token nor the chat's key opens anything to one who reads Redis: digests do."""
+    first = await chat.start(pair.a, headers={"authorization": "Bearer sesame-token"})
+    await chat.emit(pair.a, 1)
+    await first.events(1)
+    stored: list[str] = []
+    with valkey.client() as client:
+        for key in valkey.all_keys():
+            value = client.xrange(key) if client.type(key) == "stream" else client.get(key)
+            stored.append(f"{key} {value}")
+    assert stored
+    assert not [entry for entry in stored if "sesame-token" in entry]
