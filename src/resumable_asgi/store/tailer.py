@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import cast
 
 from ..log import Head, Log
 from ..outcome import Outcome
@@ -120,14 +121,13 @@ class Tailer:
 
     def pushed(self, message: Reply) -> None:
         """What comes on the subscription connection."""
-        if not isinstance(message, list):
-            return  # the answer to PING before there is a subscription, or an error
-        kind, channel = message[0], message[1]
+        if not isinstance(message, list) or len(cast("list[Reply]", message)) != 3:
+            return  # an answer to PING, or an error
+        kind, channel, payload = cast("list[bytes]", message)
         tail = self._tails.get(channel)
         if tail is None:
             return
         if kind == b"message":
-            payload: bytes = message[2]
             tail.heard = asyncio.get_running_loop().time()
             end, _, data = payload.partition(b":")
             if payload == SEAL_MESSAGE or not end.isdigit() or not tail.take(int(end), data):
