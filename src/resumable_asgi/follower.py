@@ -69,7 +69,9 @@ class Follower:
         self._keepalive = keepalive
         self._timer = timer
         self._woken: asyncio.Future[None] | None = None
-        self._last_sent = 0.0
+        self._sent = True
+        """Whether something was sent since the timer last looked: a clock read a chunk would cost more."""
+        self._silent_since = 0.0
         self._comment_due = False
 
     def __enter__(self) -> Follower:
@@ -77,7 +79,6 @@ class Follower:
         self._log.watch(self._wake)
         self._client.watch(self._wake)
         if self._keepalive is not None:
-            self._last_sent = asyncio.get_running_loop().time()
             self._timer.add(self)
         return self
 
@@ -134,7 +135,10 @@ class Follower:
 
     def nudge(self, now: float) -> None:
         """The timer asks: has this one been silent for too long?"""
-        if self._keepalive is not None and now - self._last_sent >= self._keepalive:
+        if self._sent:
+            self._sent = False
+            self._silent_since = now
+        elif self._keepalive is not None and now - self._silent_since >= self._keepalive:
             self._comment_due = True
             self._wake()
 
@@ -143,8 +147,7 @@ class Follower:
 
     async def _deliver(self, message: Message) -> bool:
         self._comment_due = False
-        if self._keepalive is not None:
-            self._last_sent = asyncio.get_running_loop().time()
+        self._sent = True
         try:
             await self._send(message)
         except OSError:  # what servers of ASGI HTTP version 2.4 raise once the client is gone

@@ -90,6 +90,7 @@ class Log:
 
     __slots__ = (
         "_data",
+        "_newest",
         "_watchers",
         "detail",
         "end",
@@ -112,12 +113,14 @@ class Log:
         self.progressed: Callable[[], None] | None = None
         """Called when a reader got on; set only while somebody waits for that."""
         self._data = bytearray()
+        self._newest = b""
         self._watchers: tuple[Callable[[], None], ...] = ()
 
     def append(self, data: bytes) -> None:
         if self.outcome is not None:
             raise SealedError(f"append to log {self.id}, which is sealed {self.outcome}")
         self._data += data
+        self._newest = data
         self.end += len(data)
         for changed in self._watchers:
             changed()
@@ -136,6 +139,8 @@ class Log:
         """At most `limit` bytes from `offset` on; empty at the end. Raises `TrimmedError`."""
         if offset < self.start:
             raise TrimmedError(f"log {self.id} holds no bytes before {self.start}, asked for {offset}")
+        if offset == self.end - len(self._newest) and len(self._newest) <= limit:
+            return self._newest  # what a follower that keeps up asks for
         begin = offset - self.start
         return bytes(memoryview(self._data)[begin : begin + limit])
 

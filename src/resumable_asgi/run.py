@@ -286,9 +286,9 @@ class Run:
                 f"Unexpected ASGI message {message['type']!r}, after response already completed"
             )
         end = log.end
-        body = message.get("body", b"")
+        body = bytes(message.get("body", b""))  # no copy of what is bytes already
         if self._message_id is not None:
-            body = self._message_id.feed(bytes(body))
+            body = self._message_id.feed(body)
             if self._message_id.done:
                 self._message_id = None
         if body:

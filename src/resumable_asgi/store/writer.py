@@ -23,7 +23,7 @@ from .wire import Link, WireLostError
 
 logger = logging.getLogger(__name__)
 
-_LINGER = 0.025
+_LINGER = 0.05
 """Seconds that appends are gathered while nobody follows from elsewhere. Fewer, longer entries also make
 replays faster."""
 
