@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import re
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from conftest import StartServer
-from harness.servers import TESTS
+from harness.servers import TESTS, Server
 from harness.valkey import Valkey
 from harness.wait import wait_until
 from playwright.async_api import (
@@ -61,6 +62,7 @@ class Site:
 
     base: str
     elsewhere: str
+    server: Server
 
 
 StartSite = Callable[[str], Site]
@@ -81,6 +83,7 @@ def start_site(request: pytest.FixtureRequest, start_server: StartServer) -> Sta
                 "PYTHONPATH": str(EXAMPLE),
                 "REDIS_URL": url,
                 "CHAT_WORDS_PER_SECOND": words_per_second,
+                "RESUMABLE_LEASE": "2",
                 "OPENAI_API_KEY": "",
                 "OPENAI_BASE_URL": "",
             },
@@ -88,7 +91,7 @@ def start_site(request: pytest.FixtureRequest, start_server: StartServer) -> Sta
         }
         page = start_server(**options)
         other = start_server(**options) if request.param == "valkey" else page
-        return Site(page.base, other.base)
+        return Site(page.base, other.base, page)
 
     return start
 
@@ -386,7 +389,7 @@ async def test_a_lost_network_is_admitted_and_got_over(start_site: StartSite, br
     site = start_site(SLOW)
     async with Cable(urlsplit(site.base).port or 0) as cable:
         context = await browser.new_context()
-        tab = await Person(context).visit(Site(cable.base, site.elsewhere))
+        tab = await Person(context).visit(dataclasses.replace(site, base=cable.base, elsewhere=cable.base))
         await tab.ask()
         await tab.shows_some()
         await cable.pull()
@@ -398,6 +401,33 @@ async def test_a_lost_network_is_admitted_and_got_over(start_site: StartSite, br
         await tab.says("done")
         await tab.shows(story(QUESTION))
         await context.close()
+
+
+@pytest.mark.parametrize("start_site", ["valkey"], indirect=True)
+async def test_a_dead_worker_is_admitted_and_asking_again_helps(
+    start_site: StartSite, browser: Browser
+) -> None:
+    """Half an answer is never passed off as a whole one."""
+    site = start_site(SLOW)
+    context = await browser.new_context()
+    tab = await Person(context).visit(site)
+    await tab.ask()
+    await tab.shows_some()
+    site.server.kill()
+    await tab.says("reconnecting")
+    await tab.says("failed")
+    seen = await tab.shows_some(more_than=20)  # the worker may have taken its last words with it
+    assert story(QUESTION).startswith(seen)
+    await expect(tab.page.get_by_role("button", name="Try again")).to_be_visible()
+    ARTIFACTS.mkdir(exist_ok=True)
+    await tab.page.screenshot(path=ARTIFACTS / "dead-worker.png")
+    await tab.page.route(
+        "**/api/chat", lambda route: route.continue_(url=route.request.url.replace(site.base, site.elsewhere))
+    )
+    await tab.page.get_by_role("button", name="Try again").click()
+    await tab.says("done")
+    await tab.shows(story(QUESTION))
+    await context.close()
 
 
 @pytest.mark.parametrize("start_site", ["memory"], indirect=True)
