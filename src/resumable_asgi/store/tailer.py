@@ -245,6 +245,8 @@ class Tailer:
             except (WireLostError, TimeoutError):
                 for tail in live:
                     self._given_up(tail)
+            except Exception:  # the one task that ends followers of the dead must go on
+                logger.exception("an answer of Redis could not be understood")
 
     def _let_go(self) -> None:
         wire = self._subscription.wire

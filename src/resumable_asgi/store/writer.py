@@ -244,6 +244,10 @@ class Writer:
             except (WireLostError, RedisRefusedError) as error:
                 await self._fail(error)
                 continue
+            except Exception as error:  # the one task that writes must not end, whatever Redis answers
+                logger.exception("an answer of Redis could not be understood")
+                await self._fail(error)
+                continue
             if self.down:
                 logger.info("Redis is back; live streams are recorded again")
             self.down = False
