@@ -15,8 +15,8 @@
 //   headers      sent with every request
 //   body         merged into the POST's body by the SDK
 //
-// It prints a JSON object a line: `{"step":"answered"}` when a response has begun, and `{"step":"cut"}` when
-// it has lost one; then it waits for a line on stdin before it reconnects. The last one is `{"step":"report"}` with the messages as the SDK has assembled them.
+// It prints a JSON object a line: `{"step":"receiving"}` when a body has begun, and `{"step":"cut"}` when it
+// has lost one; then it waits for a line on stdin before it reconnects. The last one is `{"step":"report"}` with the messages as the SDK has assembled them.
 
 import { createRequire } from 'node:module';
 import path from 'node:path';
@@ -59,10 +59,11 @@ function losing(...limits) {
     const socket = new AbortController();
     const response = await fetch(url, { ...init, signal: socket.signal });
     requests.push({ method, path: url.pathname, status: response.status });
-    say({ step: 'answered', method, status: response.status });
-    if (limit === undefined || response.status !== 200) return response;
-    const body = response.body.pipeThrough(keepUntil(limit));
-    const reader = body.getReader();
+    if (response.status !== 200) return response;
+    const { status, headers } = response;
+    const announced = response.body.pipeThrough(announce());
+    if (limit === undefined) return new Response(announced, { status, headers });
+    const reader = announced.pipeThrough(keepUntil(limit)).getReader();
     return new Response(
       new ReadableStream({
         async pull(controller) {
@@ -73,9 +74,20 @@ function losing(...limits) {
           controller.error(new TypeError('network error'));
         },
       }),
-      { status: response.status, headers: response.headers },
+      { status, headers },
     );
   };
+}
+
+function announce() {
+  let first = true;
+  return new TransformStream({
+    transform(chunk, controller) {
+      if (first) say({ step: 'receiving' });
+      first = false;
+      controller.enqueue(chunk);
+    },
+  });
 }
 
 // A body that fails drops what is still on its way through the SDK's pipes: let that arrive first.

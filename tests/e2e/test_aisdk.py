@@ -94,7 +94,7 @@ async def test_a_page_can_tell_a_stopped_answer_from_a_failed_one(
         await chat.emit(pair.a, 7)
         await client.cut()
         client.reconnect()
-        await client.answered()
+        await client.receiving()
         if how == "stopped":
             assert (await chat.stop(pair.b))["stopped"]
         else:

@@ -11,6 +11,7 @@ from harness.chat import Chat
 from harness.client import End, Response
 from harness.script import Script
 from harness.servers import Server
+from harness.wait import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_key_without_ttl")
 
@@ -113,7 +114,13 @@ async def test_a_position_beyond_the_end_of_a_sealed_log_is_refused(
     await first.cut()
     await chat.finish(pair.a)
     await chat.ended(pair.a, "finished")
-    await refused(await resume_at(chat, elsewhere, by, first, len(SCRIPT.body) + 1))
+
+    async def answered() -> Response | None:
+        """While the log is not sealed yet, the resume waits for more of it."""
+        response = await resume_at(chat, elsewhere, by, first, len(SCRIPT.body) + 1)
+        return None if response.status == 200 else response
+
+    await refused(await wait_until(answered, what="the log to be sealed"))
     assert (await chat.resume(elsewhere, method="HEAD")).status == 200, "the refusal took no delivery"
 
 

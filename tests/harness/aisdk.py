@@ -44,9 +44,9 @@ class Page:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
-    async def answered(self) -> None:
-        """Wait until the page's next request has begun to be answered."""
-        await self._step("answered")
+    async def receiving(self) -> None:
+        """Wait until the first bytes of the page's next answer have come."""
+        await self._step("receiving")
 
     async def cut(self) -> None:
         """Wait until the page has lost its connection."""
@@ -62,7 +62,7 @@ class Page:
         return await self._step("report")
 
     async def _step(self, name: str) -> dict[str, Any]:
-        """The next step of that name; no other than `answered` may be passed over for it."""
+        """The next step of that name; no other than `receiving` may be passed over for it."""
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         async with asyncio.timeout(TIMEOUT):
@@ -70,7 +70,7 @@ class Page:
                 step: dict[str, Any] = json.loads(line)
                 if step["step"] == name:
                     return step
-                assert step["step"] == "answered", (name, step)
+                assert step["step"] == "receiving", (name, step)
             raise AssertionError((await self._process.stderr.read()).decode())
 
 

@@ -67,6 +67,7 @@ async def answer(run: Annotated[Run, Depends(open_run)], background: BackgroundT
         run.background_ran = True
 
     background.add_task(after)
+    await run.begin()
     response = StreamingResponse(run.chunks(), media_type="text/event-stream", headers=run.script.headers())
     response.set_cookie("visit", "1")
     return response

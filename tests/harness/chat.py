@@ -31,6 +31,12 @@ class Chat:
     def stop_path(self) -> str:
         return f"{self.path}/{quote(self.id, safe='')}/stop"
 
+    async def connect(self, server: Server, *, receive_buffer: int | None = None) -> Connection:
+        """A connection that is closed with the chat."""
+        connection = await Connection.open(server.port, receive_buffer=receive_buffer)
+        self._connections.append(connection)
+        return connection
+
     async def request(
         self,
         server: Server,
@@ -42,8 +48,7 @@ class Chat:
         receive_buffer: int | None = None,
     ) -> Response:
         """A request whose answer is read by the caller, on a connection of its own."""
-        connection = await Connection.open(server.port, receive_buffer=receive_buffer)
-        self._connections.append(connection)
+        connection = await self.connect(server, receive_buffer=receive_buffer)
         return await connection.request(method, target, headers=headers or {}, body=body)
 
     async def start(
@@ -53,17 +58,16 @@ class Chat:
         *,
         headers: Mapping[str, str] | None = None,
         receive_buffer: int | None = None,
+        on: Connection | None = None,
     ) -> Response:
-        """Post a message; the answer is what `script` says."""
-        body = json.dumps(
-            {"id": self.id, "messages": [], "script": (script or Script()).to_mapping()}
-        ).encode()
+        """Post a message, on a new connection or a given one; the answer is what `script` says."""
+        script = script or Script()
+        body = json.dumps({"id": self.id, "messages": [], "script": script.to_mapping()}).encode()
         if server not in self._servers:
             self._servers.append(server)
         every = {"content-type": "application/json", "accept-encoding": "gzip", **(headers or {})}
-        return await self.request(
-            server, "POST", self.path, headers=every, body=body, receive_buffer=receive_buffer
-        )
+        connection = on or await self.connect(server, receive_buffer=receive_buffer)
+        return await connection.request("POST", self.path, headers=every, body=body)
 
     async def resume(
         self,

@@ -44,6 +44,11 @@ class Run:
         finally:
             self.ending = self.ending or "cancelled"
 
+    async def begin(self) -> None:
+        """What the app does before its response begins."""
+        if self.script.held_back:
+            await self._may_go_on(0)
+
     async def _may_go_on(self, index: int | None) -> None:
         if self.script.pace:
             await asyncio.sleep(self.script.pace)

@@ -20,6 +20,10 @@ class Script:
     split: int = 0
     """Cut the body every so many bytes, inside events and characters; 0 is one chunk an event."""
     message_id: str | None = None
+    own_ids: bool = False
+    """Write an SSE `id:` into each plain event: `own-0`, `own-1` and so on."""
+    held_back: bool = False
+    """Wait for the first release before the response begins, not after it."""
     pace: float | None = None
     """Seconds between chunks of an answer that does not wait for the test."""
 
@@ -56,14 +60,16 @@ class Script:
 
     def _events(self) -> list[bytes]:
         if self.dialect == "plain":
-            return [self._event({"n": i, "word": word}, name="word") for i, word in enumerate(self._words())]
+            return [self._event({"n": i, "word": word}, n=i) for i, word in enumerate(self._words())]
         start = {"type": "start"} | ({"messageId": self.message_id} if self.message_id else {})
         parts: list[dict[str, Any]] = [start, {"type": "text-start", "id": "t"}]
         parts += [{"type": "text-delta", "id": "t", "delta": word} for word in self._words()]
         parts += [{"type": "text-end", "id": "t"}, {"type": "finish"}]
         return [*(self._event(part) for part in parts), f"data: [DONE]{self.newline * 2}".encode()]
 
-    def _event(self, payload: Mapping[str, Any], name: str | None = None) -> bytes:
-        lines = [f"event: {name}"] if name else []
+    def _event(self, payload: Mapping[str, Any], n: int | None = None) -> bytes:
+        lines = [] if n is None else ["event: word"]
+        if self.own_ids:
+            lines.append(f"id: own-{n}")
         lines.append("data: " + json.dumps(payload, ensure_ascii=False, separators=(",", ":")))
         return (self.newline.join(lines) + self.newline * 2).encode()
