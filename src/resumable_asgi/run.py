@@ -167,8 +167,9 @@ class Run:
     # -- the app's side
 
     def interrupt(self) -> None:
-        """The worker shuts down: seal the log, which stops the app."""
-        if self.log is not None and not self._complete:
+        """The worker shuts down: take nothing more from the app, since the seal may come before it."""
+        if self.log is not None and not self._complete and not self._stopping:
+            self._stop()
             self._store.finish(self.log, Outcome.INTERRUPTED, "shutdown")
 
     async def _execute(self) -> None:
@@ -323,16 +324,19 @@ class Run:
             log.trim()
 
     def _log_changed(self) -> None:
-        """Somebody else sealed the log: a stop, a shutdown, or others who took this worker for dead."""
+        """Somebody else sealed the log: a stop, or others who took this worker for dead."""
         if (
             self.log is not None
             and self.log.outcome is not None
             and not self._complete
             and not self._stopping
         ):
-            self._stopping = True
-            self._changed.notify()
-            asyncio.get_running_loop().call_later(_STOP_GRACE, self._task.cancel)
+            self._stop()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._changed.notify()
+        asyncio.get_running_loop().call_later(_STOP_GRACE, self._task.cancel)
 
 
 def is_recordable(start: Message) -> bool:

@@ -1,0 +1,175 @@
+"""A process that is told to end loses nothing that the app had sent, and ends nobody's stream falsely."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Pair
+from harness.client import Connection, End, Response
+from harness.inprocess import worker
+from harness.servers import Server
+from harness.valkey import Valkey
+from harness.wait import wait_until
+
+from resumable_asgi.log import Log
+from resumable_asgi.outcome import Outcome
+
+HELD = 3
+EVENTS = 15
+
+StartServer = Callable[..., Server]
+
+
+def event(chat: str, index: int) -> bytes:
+    return b'data: {"type":"data-n","data":"%b %d"}\n\n' % (chat.encode(), index)
+
+
+def whole(chat: str, events: int = EVENTS) -> bytes:
+    return b"".join(event(chat, index) for index in range(events))
+
+
+class Shutdown:
+    """A server with the journalling app, and the conversations held with it."""
+
+    def __init__(self, server: Server, journal: Path) -> None:
+        self.server = server
+        self.journal = journal
+        self.connections: list[Connection] = []
+
+    async def start(self, path: str = "/api/chat", **asked: Any) -> tuple[str, Response]:
+        """Start a run that is held after its third event, and read those."""
+        chat = f"shutdown-{uuid.uuid4().hex[:12]}"
+        body = json.dumps({"id": chat, **asked}).encode()
+        response = await self.request(self.server, "POST", path, body)
+        await response.events(HELD)
+        return chat, response
+
+    async def resume(self, server: Server, chat: str) -> Response:
+        return await self.request(server, "GET", f"/api/chat/{chat}/stream")
+
+    async def request(self, server: Server, method: str, path: str, body: bytes = b"") -> Response:
+        connection = await Connection.open(server.port)
+        self.connections.append(connection)
+        headers = {"content-type": "application/json"} if body else {}
+        return await connection.request(method, path, headers=headers, body=body)
+
+    def sent(self, chat: str) -> tuple[int, str]:
+        """How many events the app got rid of, and how its run was left if it did not return."""
+        lines = (self.journal / chat).read_text().splitlines()
+        numbers = [int(line) for line in lines if line.isdigit()]
+        assert numbers == list(range(len(numbers)))
+        return len(numbers), "".join(line for line in lines if not line.isdigit())
+
+    def release(self) -> None:
+        (self.journal / "release").touch()
+
+    def terminate(self) -> None:
+        self.server.process.signal(signal.SIGTERM)
+
+    async def ended(self, timeout: float = 12) -> None:
+        await wait_until(
+            lambda: not self.server.process.running, timeout=timeout, what=f"{self.server.kind} to end"
+        )
+
+    def unfinished_at_shutdown(self) -> list[str]:
+        """The runs that were not over when the app's own shutdown ran, in any worker."""
+        files = list(self.journal.glob("app-shutdown-*"))
+        assert len(files) == self.server.workers
+        return [chat for file in files for chat in json.loads(file.read_text())]
+
+
+@pytest.fixture
+async def shutdown(start_server: StartServer, valkey_server: Valkey, tmp_path: Path):
+    made: list[Shutdown] = []
+
+    def make(**options: Any) -> Shutdown:
+        env = {"REDIS_URL": valkey_server.url, "HARNESS_JOURNAL": str(tmp_path), **options.pop("env", {})}
+        made.append(Shutdown(start_server(app="harness.shutdown_app:app", env=env, **options), tmp_path))
+        return made[-1]
+
+    yield make
+    for one in made:
+        for connection in one.connections:
+            await connection.close()
+
+
+async def check_done(shutdown: Shutdown, other: Server, chat: str) -> None:
+    response = await shutdown.resume(other, chat)
+    assert response.status == 200, chat
+    assert (await response.rest(), response.end) == (whole(chat), End.CLEAN)
+
+
+async def check_interrupted(shutdown: Shutdown, other: Server, chat: str) -> None:
+    response = await shutdown.resume(other, chat)
+    assert response.status == 200, chat
+    body = await response.rest()
+    assert response.end is End.BROKEN
+    events = body.count(b"\n\n")
+    assert body == whole(chat, events)
+    count, _ = shutdown.sent(chat)
+    assert count <= events <= count + 1, "an event was lost that the app had sent"
+
+
+SERVERS = {
+    "uvicorn": {},
+    "uvicorn with h11": {"http_implementation": "h11"},
+    "uvicorn with two workers": {"workers": 2},
+    "hypercorn": {"kind": "hypercorn"},
+    "granian": {"kind": "granian"},
+    "granian with two workers": {"kind": "granian", "workers": 2},
+}
+
+
+@pytest.mark.parametrize("options", SERVERS.values(), ids=SERVERS.keys())
+async def test_a_termination_amid_fifty_runs_loses_no_byte_that_was_sent(
+    shutdown: Callable[..., Shutdown], pair: Pair, options: dict[str, Any]
+) -> None:
+    """Those that can finish in time are whole elsewhere; the others are exact and visibly interrupted."""
+    one = shutdown(**options)
+    started = await asyncio.gather(*(one.start(events=EVENTS if n % 2 else 0) for n in range(50)))
+    for _, response in started:
+        await response.cut()
+    one.terminate()
+    one.release()
+    await one.ended()
+    for n, (chat, _) in enumerate(started):
+        check = check_done if n % 2 else check_interrupted
+        await check(one, pair.b, chat)
+    assert one.unfinished_at_shutdown() == []
+
+
+async def test_nothing_that_an_interrupted_app_sends_is_accepted_and_then_not_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the seal is on its way to the store, `send` has already stopped taking anything."""
+    async with worker(redis_url="memory://", drain_timeout=0) as made:
+        exchange, run = await made.begin()
+        run.emit(b"data: 1\n\n")
+        await exchange.until(b"data: 1\n\n")
+        seals: list[tuple[Log, Outcome]] = []
+        asked = asyncio.Event()
+
+        def finish(log: Log, outcome: Outcome, detail: str = "") -> None:
+            seals.append((log, outcome))
+            asked.set()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(made.store, "finish", finish)
+            closing = asyncio.create_task(made.shutdown())
+            async with asyncio.timeout(5):
+                await asked.wait()
+            run.emit(b"data: 2\n\n")
+            await run.until_ended("OSError")
+        log, outcome = seals[0]
+        assert outcome is Outcome.INTERRUPTED
+        made.store.finish(log, outcome)
+        async with asyncio.timeout(5):
+            await closing
+        assert (await made.resume().ended()).body == b"data: 1\n\n"
