@@ -124,8 +124,11 @@ class ResumableStreamMiddleware:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime = self._current_runtime()
+        heard = False
 
         async def receive_and_drain() -> Message:
+            nonlocal heard
+            heard = True
             message = await receive()
             if message["type"] == "lifespan.startup":
                 await runtime.store.start()
@@ -140,7 +143,14 @@ class ResumableStreamMiddleware:
             await send(message)
 
         try:
-            await self.app(scope, receive_and_drain, send_and_note)
+            try:
+                await self.app(scope, receive_and_drain, send_and_note)
+            except Exception as error:
+                if heard:
+                    raise
+                logger.info("the app has no lifespan (%s); its streams have one", error)
+            if not heard:
+                await _live(receive_and_drain, send_and_note)
         finally:
             self._has_lifespan = False
             await runtime.store.aclose()
@@ -166,6 +176,13 @@ class ResumableStreamMiddleware:
             timer = KeepAlive(min([1.0, *(silence / 4 for silence in silences)]))
             self._runtime = runtime = _Runtime(self._open(), timer)
         return runtime
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """The lifespan of an app that has none, as Django's: runs are to be drained all the same."""
+    for _ in ("startup", "shutdown"):
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
 
 
 def _keep_bodies_recordable(scope: Scope) -> None:

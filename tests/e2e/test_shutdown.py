@@ -17,7 +17,9 @@ from harness.inprocess import worker
 from harness.servers import Server
 from harness.valkey import Valkey
 from harness.wait import wait_until
+from starlette.types import Message, Receive, Scope, Send
 
+from resumable_asgi import ResumableStreamMiddleware, Settings
 from resumable_asgi.log import Log
 from resumable_asgi.outcome import Outcome
 
@@ -173,3 +175,57 @@ async def test_nothing_that_an_interrupted_app_sends_is_accepted_and_then_not_re
         async with asyncio.timeout(5):
             await closing
         assert (await made.resume().ended()).body == b"data: 1\n\n"
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "hypercorn", "granian"])
+async def test_the_runs_of_an_app_without_a_lifespan_are_drained_all_the_same(
+    shutdown: Callable[..., Shutdown], pair: Pair, kind: str
+) -> None:
+    one = shutdown(kind=kind, env={"HARNESS_NO_LIFESPAN": "1"})
+    started = [await one.start(events=events) for events in (EVENTS, 0)]
+    for _, response in started:
+        await response.cut()
+    one.terminate()
+    one.release()
+    await one.ended()
+    await check_done(one, pair.b, started[0][0])
+    await check_interrupted(one, pair.b, started[1][0])
+
+
+async def test_an_error_in_the_lifespan_of_an_app_is_still_the_server_s_to_know() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        raise LookupError("no database")
+
+    middleware = ResumableStreamMiddleware(app, settings=Settings(redis_url="memory://"))
+    inbox: asyncio.Queue[Message] = asyncio.Queue()
+    inbox.put_nowait({"type": "lifespan.startup"})
+    answers: list[Message] = []
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    with pytest.raises(LookupError):
+        await middleware({"type": "lifespan", "asgi": {"version": "3.0"}}, inbox.get, send)
+    assert answers == []
+
+
+async def test_a_call_that_lingers_waits_for_the_seal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server without a lifespan may end the process as soon as the last call has returned."""
+    async with worker(redis_url="memory://", lifespan=False) as made:
+        flushing, written = asyncio.Event(), asyncio.Event()
+
+        async def flush(timeout: float) -> None:
+            flushing.set()
+            await written.wait()
+
+        monkeypatch.setattr(made.store, "flush", flush)
+        exchange, run = await made.begin()
+        exchange.disconnect()
+        run.finish()
+        async with asyncio.timeout(5):
+            await flushing.wait()
+        assert run.ended == "returned"
+        assert not exchange.task.done()
+        written.set()
+        await exchange.ended()
