@@ -1,0 +1,257 @@
+"""The checker: every client's bytes and ending held against the journal and the ledger."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+
+from harness import sse
+
+from .client import Stop, Visit, without_comments
+from .journal import Journal
+from .ledger import Incarnation, Ledger
+from .plan import SEQUENCE, Plan
+
+_OUR_ENDING = re.compile(
+    rb'data: \{"type":"(error|abort)"(?:,"errorText":"[^"]*")?\}\n\ndata: \[DONE\]\n\n\Z'
+)
+PROMPT = 5.0
+"""Seconds beyond the lease within which every follower ends."""
+_SLACK = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """What must never be. `start` and `end` tell the time in which to look for the cause."""
+
+    kind: str
+    run: str
+    what: str
+    start: float
+    end: float
+
+
+@dataclasses.dataclass
+class Verdict:
+    """How one client fared."""
+
+    visit: Visit
+    outcome: str
+    """`done`, `stopped`, `lost`, `cut`, `unknown`, `nothing`, `refused` or `never`."""
+    end: int
+    """The offset of the log that it reached."""
+
+
+class Judge:
+    """Judges one run at a time."""
+
+    def __init__(self, ledger: Ledger, *, lease: float, redis_timeout: float) -> None:
+        self.failures: list[Failure] = []
+        self.kill_to_end: list[tuple[float, str]] = []
+        self.slowest_start = 0.0
+        self._ledger = ledger
+        self._lease = lease
+        self._redis_timeout = redis_timeout
+
+    def judge(self, plan: Plan, journal: Journal, visits: list[Visit], stops: list[Stop]) -> list[Verdict]:
+        """Judge all clients that got bytes of one run. `visits` are those; `stops` all of the run's key."""
+        case = _Case(self, plan, journal, stops)
+        verdicts = [case.look_at(visit) for visit in visits]
+        case.compare(verdicts)
+        case.look_at_end()
+        return verdicts
+
+    def judge_empty_answer(self, visit: Visit, running: list[tuple[Journal, list[Visit]]]) -> None:
+        """A 204: a failure if a stream of that key could be resumed and nothing was broken."""
+        if not self._ledger.calm(visit.began, visit.ended or visit.began):
+            return
+        for journal, visits in running:
+            known = [v.answered for v in visits if v.kind == "original" and v.answered is not None]
+            still = journal.ended is None or journal.ended > (visit.ended or visit.began)
+            if known and min(known) < visit.began and still:
+                self.fail("missed resume", visit.run, str(visit), visit.began, visit.ended or visit.began)
+
+    def fail(self, kind: str, run: str, what: str, start: float, end: float) -> None:
+        self.failures.append(Failure(kind, run, what, start, end))
+
+
+class _Case:
+    def __init__(self, judge: Judge, plan: Plan, journal: Journal, stops: list[Stop]) -> None:
+        self.judge = judge
+        self.ledger = judge._ledger
+        self.plan = plan
+        self.journal = journal
+        self.producer = judge._ledger.incarnations[journal.incarnation]
+        self.stops = [stop for stop in stops if not stop.wrong_id]
+        self.stopped = [stop for stop in self.stops if stop.stopped is not False]
+
+    def fail(self, kind: str, visit: Visit, what: str = "") -> None:
+        ended = visit.ended or visit.began
+        self.judge.fail(kind, self.plan.run, f"{visit}: {what}", visit.began, ended)
+
+    def look_at(self, visit: Visit) -> Verdict:
+        if visit.kind == "original" and visit.answered is not None:
+            self._time_start(visit)
+        if visit.status != 200:
+            return Verdict(visit, "refused" if visit.status == 400 else "unknown", 0)
+        log = self.plan.recorded(self.journal.body, visit.stream_id)
+        body = without_comments(visit.body)
+        ours = _OUR_ENDING.search(body) if self.plan.dialect == "ai" else None
+        if ours is not None:
+            body = body[: ours.start()]
+        starts = self._starts(visit, log)
+        start = next((at for at in starts if log.startswith(body, at)), None)
+        if start is None:
+            self._explain_mismatch(visit, log, body, starts)
+            start = starts[0]
+        end = start + len(body)
+        whole = self.journal.ending == "finished" and end == len(log)
+        verdict = Verdict(visit, self._ending(visit, ours, whole=whole), end)
+        self._look_at_time(verdict)
+        return verdict
+
+    def _starts(self, visit: Visit, log: bytes) -> list[int]:
+        """Where the body may begin: at the last event boundary that is not after the position."""
+        position = visit.position
+        if position is None or position == 0:
+            return [0]
+        boundaries = self._boundaries(log)
+        if isinstance(position, bytes):
+            line = log.find(b"id: " + position)
+            after = [boundary for boundary in boundaries if boundary > line >= 0]
+            return [*after[:1], 0]
+        starts = [max(boundary for boundary in boundaries if boundary <= position)]
+        if log[position - 3 : position] == b"\r\n\r":
+            starts.append(position)  # the LF that follows belonged to nobody's event yet
+        if position > len(log):
+            starts.append(len(log))
+        return starts
+
+    def _boundaries(self, log: bytes) -> list[int]:
+        lengths = (len(event) for event in sse.split(log)[0])
+        return list(itertools.accumulate(lengths, initial=0))
+
+    def _ending(self, visit: Visit, ours: re.Match[bytes] | None, *, whole: bool) -> str:
+        if visit.ending in ("cut", "never"):
+            if visit.ending == "never":
+                self.fail("hang", visit)
+            return visit.ending
+        if ours is not None and ours[1] == b"error":
+            return self._lost(visit)
+        if visit.ending == "broken":
+            return self._lost(visit)
+        if ours is not None or not whole:
+            if self._stop_explains(visit):
+                return "stopped"
+            kind = "false ending" if ours is None else "needless abort"
+            self.fail(kind, visit, f"the app's own ending: {self.journal.ending}")
+        return "done"
+
+    def _stop_explains(self, visit: Visit) -> bool:
+        return any(stop.asked < (visit.ended or visit.began) for stop in self.stopped)
+
+    def _lost(self, visit: Visit) -> str:
+        if not self._justified(visit):
+            kind = "original cut" if visit.kind == "original" else "needless loss"
+            self.fail(kind, visit, f"by {self.producer.name}, the app's own ending: {self.journal.ending}")
+        return "lost"
+
+    def _justified(self, visit: Visit) -> bool:
+        """Whether somebody had to see a loss."""
+        ended = (visit.ended or visit.began) + _SLACK
+        if visit.incarnation.doomed < ended or self.producer.doomed < ended:
+            return True
+        if self.journal.ending == "raised":
+            return True
+        for incarnation in {visit.incarnation.name: visit.incarnation, self.producer.name: self.producer}:
+            if self._silent_too_long(self.ledger.incarnations[incarnation], self.journal.started, ended):
+                return True
+        finished = self.journal.ended
+        return (
+            visit.kind == "resume"
+            and finished is not None
+            and self.ledger.emptied_between(finished - 0.5, ended)
+        )
+
+    def _silent_too_long(self, incarnation: Incarnation, start: float, end: float) -> bool:
+        """A lease is renewed every fifth of it or more often, so that less than the whole is enough."""
+        return (
+            self.ledger.longest_silence(incarnation, start - self.judge._lease, end)
+            > 0.75 * self.judge._lease
+        )
+
+    def _look_at_time(self, verdict: Verdict) -> None:
+        """Everybody ends soon after the producer, however that ended."""
+        visit = verdict.visit
+        ended = visit.ended or visit.began
+        producer_end = min(self.journal.ended or self.producer.died, self.producer.died)
+        since = max(producer_end, visit.answered or 0.0, self.ledger.thawed(visit.incarnation, ended))
+        if ended - since > self.judge._lease + PROMPT and verdict.outcome != "cut":
+            self.fail("late ending", visit, f"{ended - since:.2f} s after the end of the app's part")
+        died = self.producer.killed
+        alive_elsewhere = visit.incarnation is not self.producer and visit.incarnation.doomed > ended
+        if alive_elsewhere and visit.began < died < ended and verdict.outcome == "lost":
+            since_death = ended - max(died, self.ledger.thawed(visit.incarnation, ended))
+            self.judge.kill_to_end.append((since_death, str(visit)))
+
+    def _time_start(self, visit: Visit) -> None:
+        """The original's first byte is not delayed by more than `redis_timeout`."""
+        answered = visit.answered or visit.began
+        if self.ledger.longest_silence(visit.incarnation, visit.began, answered) == 0.0 or not (
+            visit.incarnation.frozen
+        ):
+            self.judge.slowest_start = max(self.judge.slowest_start, answered - visit.began)
+
+    def compare(self, verdicts: list[Verdict]) -> None:
+        """All that end normally agree."""
+        outcomes = {v.outcome: v for v in verdicts if v.outcome in ("done", "stopped")}
+        quiet = self.ledger.longest_silence(self.producer, self.journal.started, self.journal.ended or 0) == 0
+        if len(outcomes) > 1 and self.plan.dialect == "ai" and quiet:
+            self.fail("disagreement", outcomes["done"].visit, f"but {outcomes['stopped'].visit}")
+        full = len(self.plan.recorded(self.journal.body, "0" * 32))
+        for verdict in verdicts:
+            position = verdict.visit.position
+            ahead = not isinstance(position, int) or position <= full
+            if verdict.outcome == "refused" and ahead and self._all_done(verdicts):
+                self.fail("refused offset", verdict.visit, f"the log has {full} bytes")
+
+    def _all_done(self, verdicts: list[Verdict]) -> bool:
+        return self.journal.ending == "finished" and all(
+            v.outcome in ("done", "cut", "refused") for v in verdicts
+        )
+
+    def look_at_end(self) -> None:
+        """A detached run goes to its own end, whoever listens."""
+        ending, producer = self.journal.ending, self.producer
+        if ending in ("finished", "raised") or self.stopped:
+            return
+        when = self.journal.ended or max((at for at, _ in self.journal.marks), default=self.journal.started)
+        if producer.doomed < when + self.judge._lease + PROMPT:
+            return
+        if self._silent_too_long(producer, self.journal.started, when + 1.0):
+            return
+        self.judge.fail(
+            "run cut short", self.plan.run, f"{producer.name}: {ending}", self.journal.started, when
+        )
+
+    def _explain_mismatch(self, visit: Visit, log: bytes, body: bytes, starts: list[int]) -> None:
+        start = starts[0]
+        at = next((i for i, (a, b) in enumerate(zip(log[start:], body, strict=False)) if a != b), None)
+        sequence = [int(found) for found in SEQUENCE.findall(body)]
+        kind = "wrong bytes"
+        steps = [after - before for before, after in itertools.pairwise(sequence)]
+        if any(log.startswith(body, before) for before in self._boundaries(log) if before < start):
+            kind = "repeated"  # what was sent, but from before the position that was asked for
+        elif any(step < 0 for step in steps):
+            kind = "reordering"
+        elif 0 in steps:
+            kind = "duplicate"
+        elif any(step > 1 for step in steps):
+            kind = "gap"
+        if at is None:
+            what = f"{len(body)} bytes, though only {len(log) - start} were sent from {start} on"
+        else:
+            wanted, got = log[start + at - 20 : start + at + 60], body[max(0, at - 20) : at + 60]
+            what = f"from offset {start} on, byte {at} differs:\n    sent {wanted!r}\n    got  {got!r}"
+        self.fail(kind, visit, what)
