@@ -130,6 +130,7 @@ class Run:
             self._client.close()
         if linger:
             await asyncio.wait([task])
+            await self._store.flush(_STOP_GRACE)
 
     async def _follow(self, send: Send, timer: KeepAlive) -> bool:
         """Whether the client saw the ending that the app itself gave the response."""
