@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Scope, Send
 
@@ -34,6 +35,14 @@ _STINT = 0.001
 """An app that never awaits gives way to its followers after that many bytes or seconds."""
 
 _DISCONNECT: Message = {"type": "http.disconnect"}
+
+_current: ContextVar[Run | None] = ContextVar("resumable_asgi.run", default=None)
+
+
+def is_recording() -> bool:
+    """Whether the calling code belongs to an app whose response is being recorded."""
+    run = _current.get()
+    return run is not None and run.log is not None
 
 
 class Signal:
@@ -174,6 +183,7 @@ class Run:
             self._store.finish(self.log, Outcome.INTERRUPTED, "shutdown")
 
     async def _execute(self) -> None:
+        _current.set(self)
         try:
             await self._app(self._scope, self._receive, self._send)
         except asyncio.CancelledError:

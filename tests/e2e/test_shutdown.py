@@ -229,3 +229,32 @@ async def test_a_call_that_lingers_waits_for_the_seal_too(monkeypatch: pytest.Mo
         assert not exchange.task.done()
         written.set()
         await exchange.ended()
+
+
+async def test_the_shutdown_of_sse_starlette_cuts_no_run_and_still_ends_what_is_not_recorded(
+    shutdown: Callable[..., Shutdown], pair: Pair
+) -> None:
+    """Under uvicorn it cuts its own streams half a second after the signal; a run gets its drain_timeout."""
+    one = shutdown(env={"HARNESS_DRAIN": "6"})
+    events = 60
+    chat, response = await one.start(events=events, sse_starlette=True)
+    _, unrecorded = await one.start("/free", sse_starlette=True)
+    await response.cut()
+    one.terminate()
+    one.release()
+    await unrecorded.rest(timeout=3)
+    await one.ended()
+    resumed = await one.resume(pair.b, chat)
+    assert (await resumed.rest(), resumed.end) == (whole(chat, events), End.CLEAN)
+
+
+async def test_a_recorded_response_of_sse_starlette_is_interrupted_when_its_time_is_over(
+    shutdown: Callable[..., Shutdown], pair: Pair
+) -> None:
+    one = shutdown(env={"HARNESS_DRAIN": "0.5"})
+    chat, response = await one.start(sse_starlette=True)
+    await response.cut()
+    one.terminate()
+    one.release()
+    await one.ended()
+    await check_interrupted(one, pair.b, chat)
