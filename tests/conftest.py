@@ -126,17 +126,21 @@ def quiet_servers(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-async def chats() -> AsyncIterator[Callable[..., Chat]]:
+async def chats(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., Chat]]:
     """Make chats that clean up after themselves."""
     made: list[Chat] = []
+    checked = "no_key_without_ttl" in request.fixturenames
+    valkey: Valkey | None = request.getfixturevalue("valkey_server") if checked else None
 
     def make(*args: str, **options: str) -> Chat:
         made.append(Chat(*args, **options))
         return made[-1]
 
     yield make
+    without_ttl = valkey.keys_without_ttl() if valkey else []  # some streams are still live at this moment
     for chat in made:
         await chat.close()
+    assert without_ttl == []
 
 
 @pytest.fixture

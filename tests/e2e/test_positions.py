@@ -27,12 +27,13 @@ def by(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-async def resume_at(chat: Chat, server: Server, by: str, first: Response, offset: int | str) -> Response:
+async def resume_at(
+    chat: Chat, server: Server, by: str, first: Response, offset: int, *, method: str = "GET"
+) -> Response:
     if by == "query":
-        return await chat.resume(server, query={"offset": offset})
-    return await chat.resume(
-        server, headers={"last-event-id": f"{first.header('resumable-stream-id')}.{offset}"}
-    )
+        return await chat.resume(server, method=method, query={"offset": offset})
+    stream = first.header("resumable-stream-id")
+    return await chat.resume(server, method=method, headers={"last-event-id": f"{stream}.{offset}"})
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,21 @@ async def test_a_position_into_a_sealed_log_is_served(
     assert (resumed.status, await resumed.rest()) == (200, SCRIPT.body[TWO:])
 
 
+async def test_there_is_nothing_left_at_the_very_end_of_a_sealed_log(
+    pair: Pair, elsewhere: Server, chat: Chat, by: str
+) -> None:
+    first = await chat.start(pair.a, SCRIPT)
+    await first.cut()
+    await chat.finish(pair.a)
+
+    async def gone() -> bool:
+        end = len(SCRIPT.body)
+        return (await resume_at(chat, elsewhere, by, first, end, method="HEAD")).status == 204
+
+    await wait_until(gone, what="the log to be sealed")
+    assert (await chat.resume(elsewhere, method="HEAD")).status == 200
+
+
 async def test_a_position_beyond_the_end_of_a_sealed_log_is_refused(
     pair: Pair, elsewhere: Server, chat: Chat, by: str
 ) -> None:
@@ -114,13 +130,14 @@ async def test_a_position_beyond_the_end_of_a_sealed_log_is_refused(
     await first.cut()
     await chat.finish(pair.a)
     await chat.ended(pair.a, "finished")
+    beyond = len(SCRIPT.body) + 1
 
-    async def answered() -> Response | None:
-        """While the log is not sealed yet, the resume waits for more of it."""
-        response = await resume_at(chat, elsewhere, by, first, len(SCRIPT.body) + 1)
-        return None if response.status == 200 else response
+    async def sealed() -> bool:
+        """Until then a resume would wait for more; HEAD does not."""
+        return (await resume_at(chat, elsewhere, by, first, beyond, method="HEAD")).status == 400
 
-    await refused(await wait_until(answered, what="the log to be sealed"))
+    await wait_until(sealed, what="the log to be sealed")
+    await refused(await resume_at(chat, elsewhere, by, first, beyond))
     assert (await chat.resume(elsewhere, method="HEAD")).status == 200, "the refusal took no delivery"
 
 

@@ -12,6 +12,8 @@ from harness.chat import Chat
 from harness.client import Cut, End
 from harness.script import Script
 from harness.servers import Server
+from harness.valkey import Valkey
+from harness.wait import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_key_without_ttl")
 
@@ -267,9 +269,13 @@ async def test_a_new_message_is_what_a_resume_finds_from_then_on(
 
 
 async def test_head_answers_the_headers_of_a_resume_and_no_body(solo: Server, chat: Chat) -> None:
+    """It does not wait for the stream either: the connection is free for the next request."""
     await chat.start(solo)
     await chat.emit(solo, 2)
-    head, get = await chat.resume(solo, method="HEAD"), await chat.resume(solo)
+    connection = await chat.connect(solo)
+    head = await connection.request("HEAD", chat.resume_path)
+    get = await connection.request("GET", chat.resume_path)
+    await get.events(2)
     assert (head.status, get.status) == (200, 200)
     ignored = {"date", "transfer-encoding", "content-length"}
     assert {h for h in head.headers if h[0] not in ignored} == {h for h in get.headers if h[0] not in ignored}
@@ -306,17 +312,38 @@ async def test_an_id_of_any_characters_is_found(
     assert await resumed.rest() == await bare_body(script)
 
 
-async def test_a_stream_over_the_limit_goes_on_and_is_no_longer_resumable(
+async def test_a_stream_that_outgrew_its_limit_cannot_be_resumed(
     pair: Pair, chats: MakeChat, bare_body: BareBody
 ) -> None:
+    """From then on, while it still runs; until then it can."""
     chat = chats(path="/small/chat")
-    script = Script(message_id="m", events=40)
+    script = Script(message_id="m", events=60)
     first = await chat.start(pair.a, script)
     await chat.emit(pair.a, 5)
-    follower = await chat.resume(pair.a)
-    assert follower.status == 200
+    for server in (pair.a, pair.b):
+        assert (await chat.resume(server, method="HEAD")).status == 200
+    await chat.emit(pair.a, 50)
+    await first.events(55)
+    for server in (pair.a, pair.b):
+        await chat.nothing_left(server)
+    assert (await chat.state(pair.a))["ending"] is None
     await chat.finish(pair.a)
-    assert await first.rest() == await bare_body(script)
-    assert first.end is End.CLEAN
-    assert await follower.rest() == await bare_body(script)
-    await chat.nothing_left(pair.b)
+    assert (await first.rest(), first.end) == (await bare_body(script), End.CLEAN)
+
+
+async def test_a_finished_stream_is_kept_for_its_retention_and_no_longer(
+    pair: Pair, valkey_server: Valkey, chat: Chat
+) -> None:
+    first = await chat.start(pair.a, Script())
+    await first.cut()
+    await chat.finish(pair.a)
+    await chat.ended(pair.a, "finished")
+
+    log = next(key for key in valkey_server.all_keys() if key.endswith(first.header("resumable-stream-id")))
+    pointer = log.partition(":log:")[0] + ":active"
+
+    def settled() -> bool:
+        with valkey_server.client() as client:
+            return all(3500 <= client.ttl(key) <= 3600 for key in (log, pointer))
+
+    await wait_until(settled, what="the pointer and the log to be kept for an hour")
