@@ -16,6 +16,33 @@ pytestmark = pytest.mark.usefixtures("no_key_without_ttl")
 MakeChat = Callable[..., Chat]
 
 
+async def test_another_owners_stream_is_nothing_to_resume(pair: Pair, elsewhere: Server, chat: Chat) -> None:
+    """Answered exactly as absence, and the owner still finds it."""
+    mine, other = {"authorization": "Bearer mine"}, {"authorization": "Bearer other"}
+    await chat.start(pair.a, headers=mine)
+    await chat.emit(pair.a, 2)
+    for headers in (other, {}):
+        refused = await chat.resume(elsewhere, headers=headers)
+        unknown = await Chat().resume(elsewhere, headers=headers)
+        assert (refused.status, await refused.rest()) == (204, b"")
+        assert {name for name, _ in refused.headers} == {name for name, _ in unknown.headers}
+        await unknown.connection.close()
+    resumed = await chat.resume(elsewhere, headers=mine)
+    assert resumed.status == 200
+    await resumed.events(2)
+
+
+async def test_another_owners_start_replaces_nothing(pair: Pair, chat: Chat) -> None:
+    mine, other = {"authorization": "Bearer mine"}, {"authorization": "Bearer other"}
+    first = await chat.start(pair.a, headers=mine)
+    second = await chat.start(pair.b, headers=other)
+    found = [await chat.resume(pair.b, method="HEAD", headers=headers) for headers in (mine, other)]
+    assert [response.header("resumable-stream-id") for response in found] == [
+        first.header("resumable-stream-id"),
+        second.header("resumable-stream-id"),
+    ]
+
+
 async def test_a_stream_belongs_to_the_cookie_that_started_it(
     pair: Pair, elsewhere: Server, chats: MakeChat
 ) -> None:

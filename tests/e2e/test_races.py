@@ -122,21 +122,6 @@ async def test_connections_to_redis_do_not_grow_with_followers(
         await chat.finish(pair.a)
 
 
-async def test_a_stream_that_outgrows_its_limit_goes_on_for_those_attached(
-    pair: Pair, elsewhere: Server, chats: MakeChat
-) -> None:
-    chat = chats(path="/small/chat")
-    script = Script(dialect="plain", events=200)
-    first = await chat.start(pair.a, script)
-    await chat.emit(pair.a, 5)
-    follower = await chat.resume(elsewhere)
-    await follower.events(5)
-    await chat.finish(pair.a)
-    assert (await first.rest(), first.end) == (script.body, End.CLEAN)
-    assert (await follower.rest(), follower.end) == (script.body, End.CLEAN)
-    await chat.nothing_left(pair.b)
-
-
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 async def test_a_last_event_id_of_the_apps_own_is_looked_up(
     pair: Pair, elsewhere: Server, chat: Chat, newline: str

@@ -12,8 +12,6 @@ from harness.chat import Chat
 from harness.client import Cut, End
 from harness.script import Script
 from harness.servers import Server
-from harness.valkey import Valkey
-from harness.wait import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_key_without_ttl")
 
@@ -191,44 +189,6 @@ async def test_an_unknown_chat_is_nothing_to_resume(solo: Server, chat: Chat) ->
     assert response.header("resumable-stream-id") is None
 
 
-async def test_an_expired_stream_is_nothing_to_resume(pair: Pair, elsewhere: Server, chats: MakeChat) -> None:
-    """Never delivered, and gone all the same: the route keeps it for one second."""
-    chat = chats(path="/short/chat")
-    first = await chat.start(pair.a)
-    await first.cut()
-    await chat.finish(pair.a)
-    await chat.ended(pair.a, "finished")
-    assert (await chat.resume(elsewhere, method="HEAD")).status == 200
-    await chat.nothing_left(elsewhere)
-
-
-async def test_another_owners_stream_is_nothing_to_resume(pair: Pair, elsewhere: Server, chat: Chat) -> None:
-    """Answered exactly as absence, and the owner still finds it."""
-    mine, other = {"authorization": "Bearer mine"}, {"authorization": "Bearer other"}
-    await chat.start(pair.a, headers=mine)
-    await chat.emit(pair.a, 2)
-    for headers in (other, {}):
-        refused = await chat.resume(elsewhere, headers=headers)
-        unknown = await Chat().resume(elsewhere, headers=headers)
-        assert (refused.status, await refused.rest()) == (204, b"")
-        assert {name for name, _ in refused.headers} == {name for name, _ in unknown.headers}
-        await unknown.connection.close()
-    resumed = await chat.resume(elsewhere, headers=mine)
-    assert resumed.status == 200
-    await resumed.events(2)
-
-
-async def test_another_owners_start_replaces_nothing(pair: Pair, chat: Chat) -> None:
-    mine, other = {"authorization": "Bearer mine"}, {"authorization": "Bearer other"}
-    first = await chat.start(pair.a, headers=mine)
-    second = await chat.start(pair.b, headers=other)
-    found = [await chat.resume(pair.b, method="HEAD", headers=headers) for headers in (mine, other)]
-    assert [response.header("resumable-stream-id") for response in found] == [
-        first.header("resumable-stream-id"),
-        second.header("resumable-stream-id"),
-    ]
-
-
 async def test_two_chats_never_mix(pair: Pair, chats: MakeChat, bare_body: BareBody) -> None:
     one, two = chats(), chats()
     alpha, beta = Script(message_id="m", text="alpha"), Script(message_id="m", text="beta", events=9)
@@ -310,40 +270,3 @@ async def test_an_id_of_any_characters_is_found(
     assert resumed.status == 200
     await chat.finish(pair.a)
     assert await resumed.rest() == await bare_body(script)
-
-
-async def test_a_stream_that_outgrew_its_limit_cannot_be_resumed(
-    pair: Pair, chats: MakeChat, bare_body: BareBody
-) -> None:
-    """From then on, while it still runs; until then it can."""
-    chat = chats(path="/small/chat")
-    script = Script(message_id="m", events=60)
-    first = await chat.start(pair.a, script)
-    await chat.emit(pair.a, 5)
-    for server in (pair.a, pair.b):
-        assert (await chat.resume(server, method="HEAD")).status == 200
-    await chat.emit(pair.a, 50)
-    await first.events(55)
-    for server in (pair.a, pair.b):
-        await chat.nothing_left(server)
-    assert (await chat.state(pair.a))["ending"] is None
-    await chat.finish(pair.a)
-    assert (await first.rest(), first.end) == (await bare_body(script), End.CLEAN)
-
-
-async def test_a_finished_stream_is_kept_for_its_retention_and_no_longer(
-    pair: Pair, valkey_server: Valkey, chat: Chat
-) -> None:
-    first = await chat.start(pair.a, Script())
-    await first.cut()
-    await chat.finish(pair.a)
-    await chat.ended(pair.a, "finished")
-
-    log = next(key for key in valkey_server.all_keys() if key.endswith(first.header("resumable-stream-id")))
-    pointer = log.partition(":log:")[0] + ":active"
-
-    def settled() -> bool:
-        with valkey_server.client() as client:
-            return all(3500 <= client.ttl(key) <= 3600 for key in (log, pointer))
-
-    await wait_until(settled, what="the pointer and the log to be kept for an hour")
