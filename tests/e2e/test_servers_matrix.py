@@ -117,15 +117,15 @@ async def test_an_ai_sdk_follower_of_a_failed_stream_is_told_so(
         assert (error["type"], done, follower.end) == ("error", "[DONE]", End.CLEAN)
 
 
+@pytest.mark.parametrize("script", [PLAIN, AI_SDK], ids=["plain", "AI SDK"])
 async def test_an_app_that_raises_with_its_client_there_breaks_the_connection(
-    server: Server, chat: Chat
+    server: Server, chat: Chat, script: Script
 ) -> None:
-    for script in (PLAIN, AI_SDK):
-        first = await chat.start(server, script)
-        await chat.emit(server, 2)
-        await chat.fail(server)
-        assert (await first.rest(), first.end) == (b"".join(script.chunks()[:2]), End.BROKEN)
-        await chat.ended(server, "raised")
+    first = await chat.start(server, script)
+    await chat.emit(server, 2)
+    await chat.fail(server)
+    assert (await first.rest(), first.end) == (b"".join(script.chunks()[:2]), End.BROKEN)
+    await chat.ended(server, "raised")
 
 
 async def test_followers_on_every_server_see_that_a_producer_was_killed(

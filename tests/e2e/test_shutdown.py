@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Pair
+from conftest import Fleet, Pair
+from harness import sse
 from harness.client import Connection, End, Response
 from harness.inprocess import worker
 from harness.servers import Server
+from harness.shutdown_daphne import Daphne
 from harness.valkey import Valkey
 from harness.wait import wait_until
 from starlette.types import Message, Receive, Scope, Send
@@ -121,11 +123,9 @@ async def check_interrupted(shutdown: Shutdown, other: Server, chat: str) -> Non
 
 SERVERS = {
     "uvicorn": {},
-    "uvicorn with h11": {"http_implementation": "h11"},
     "uvicorn with two workers": {"workers": 2},
     "hypercorn": {"kind": "hypercorn"},
     "granian": {"kind": "granian"},
-    "granian with two workers": {"kind": "granian", "workers": 2},
 }
 
 
@@ -134,7 +134,7 @@ async def test_a_termination_amid_fifty_runs_loses_no_byte_that_was_sent(
     shutdown: Callable[..., Shutdown], pair: Pair, options: dict[str, Any]
 ) -> None:
     """Those that can finish in time are whole elsewhere; the others are exact and visibly interrupted."""
-    one = shutdown(**options)
+    one = shutdown(env={"HARNESS_DRAIN": "1.5"}, **options)
     started = await asyncio.gather(*(one.start(events=EVENTS if n % 2 else 0) for n in range(50)))
     for _, response in started:
         await response.cut()
@@ -181,7 +181,7 @@ async def test_nothing_that_an_interrupted_app_sends_is_accepted_and_then_not_re
 async def test_the_runs_of_an_app_without_a_lifespan_are_drained_all_the_same(
     shutdown: Callable[..., Shutdown], pair: Pair, kind: str
 ) -> None:
-    one = shutdown(kind=kind, env={"HARNESS_NO_LIFESPAN": "1"})
+    one = shutdown(kind=kind, env={"HARNESS_NO_LIFESPAN": "1", "HARNESS_DRAIN": "1"})
     started = [await one.start(events=events) for events in (EVENTS, 0)]
     for _, response in started:
         await response.cut()
@@ -258,3 +258,88 @@ async def test_a_recorded_response_of_sse_starlette_is_interrupted_when_its_time
     one.release()
     await one.ended()
     await check_interrupted(one, pair.b, chat)
+
+
+PATIENCE = {
+    "uvicorn": {"extra": ["--timeout-graceful-shutdown", "1"]},
+    "hypercorn": {"kind": "hypercorn", "extra": ["--graceful-timeout", "1"]},
+}
+
+
+@pytest.mark.parametrize("options", PATIENCE.values(), ids=PATIENCE.keys())
+async def test_followers_of_a_run_that_is_interrupted_all_end_and_none_as_if_it_were_whole(
+    shutdown: Callable[..., Shutdown], pair: Pair, options: dict[str, Any]
+) -> None:
+    """Those attached to the server that ends are cut first; others get all that is sent in the drain."""
+    one = shutdown(env={"HARNESS_DRAIN": "1"}, **options)
+    runs = {dialect: await one.start(dialect=dialect) for dialect in ("plain", "ai")}
+    cut = [response for _, response in runs.values()]
+    cut += [await one.resume(one.server, chat) for chat, _ in runs.values()]
+    followers = {dialect: await one.resume(pair.b, chat) for dialect, (chat, _) in runs.items()}
+    for follower in (*cut, *followers.values()):
+        await follower.events(HELD)
+    one.terminate()
+    one.release()
+    await one.ended()
+    for response in cut:
+        await response.rest()
+        assert response.end is End.BROKEN
+    for dialect, follower in followers.items():
+        chat, _ = runs[dialect]
+        body = await follower.rest(timeout=2)
+        count, _ = one.sent(chat)
+        assert body.startswith(whole(chat, count))
+        if dialect == "plain":
+            assert follower.end is End.BROKEN
+        else:
+            error, done = sse.payloads(body)[-2:]
+            assert (error["type"], done, follower.end) == ("error", "[DONE]", End.CLEAN)
+    assert one.unfinished_at_shutdown() == []
+
+
+@pytest.mark.parametrize("kind", ["uvicorn", "granian"])
+async def test_a_server_that_waits_for_its_connections_ends_with_the_last_stream(
+    shutdown: Callable[..., Shutdown], kind: str
+) -> None:
+    """However short the drain_timeout: it begins when they have closed."""
+    one = shutdown(kind=kind, env={"HARNESS_DRAIN": "0"})
+    chat, response = await one.start(events=EVENTS)
+    one.terminate()
+    one.release()
+    assert (await response.rest(), response.end) == (whole(chat), End.CLEAN)
+    await one.ended()
+
+
+async def test_a_termination_that_hypercorn_cuts_short_loses_its_runs_and_visibly_so(
+    shutdown: Callable[..., Shutdown], pair: Pair
+) -> None:
+    """With several workers it kills the others as soon as one has ended."""
+    await check_lost(shutdown(kind="hypercorn", workers=2, env={"HARNESS_LEASE": "1"}), pair.b)
+
+
+async def test_on_daphne_a_termination_loses_its_runs_and_visibly_so(
+    fleet: Fleet, valkey_server: Valkey, tmp_path: Path, pair: Pair
+) -> None:
+    env = {"REDIS_URL": valkey_server.url, "HARNESS_LEASE": "1", "HARNESS_JOURNAL": str(tmp_path)}
+    daphne = Daphne(tmp_path, app="harness.shutdown_app:app", env=env)
+    fleet.servers.append(daphne)
+    await check_lost(Shutdown(daphne.wait_ready(), tmp_path), pair.b)
+
+
+async def check_lost(one: Shutdown, other: Server) -> None:
+    """What was sent in the last moment may be missing; what there is is exact, and ends with the lease."""
+    (chat, attached), (cut, response) = [await one.start() for _ in range(2)]
+    await response.cut()
+    followers = {id: await one.resume(other, id) for id in (chat, cut)}
+    for follower in followers.values():
+        await follower.events(HELD)
+    one.terminate()
+    one.release()
+    await one.ended()
+    await attached.rest()
+    assert attached.end is End.BROKEN
+    for id, follower in followers.items():
+        body = await follower.rest(timeout=6)
+        assert (body, follower.end) == (whole(id, body.count(b"\n\n")), End.BROKEN)
+    for connection in one.connections:
+        await connection.close()
