@@ -68,6 +68,7 @@ class Follower:
         self._client = client
         self._keepalive = keepalive
         self._timer = timer
+        self._loop = asyncio.get_running_loop()  # asking each time is a system call before Python 3.12
         self._woken: asyncio.Future[None] | None = None
         self._sent = True
         """Whether something was sent since the timer last looked: a clock read a chunk would cost more."""
@@ -101,7 +102,7 @@ class Follower:
                 logger.warning("a client is too slow for a stream longer than max_bytes: %s", error)
                 return False
             if data:
-                if not await self._body(data):
+                if not await self._deliver({"type": "http.response.body", "body": data, "more_body": True}):
                     return False
                 self.offset += len(data)
                 if log.progressed is not None:
@@ -109,7 +110,7 @@ class Follower:
             elif log.outcome is not None:
                 return True
             elif self._comment_due and sse.at_boundary(self.sent_tail()):
-                await self._body(sse.COMMENT)
+                await self._comment()
             else:
                 await self._more()
         return False
@@ -120,7 +121,7 @@ class Follower:
             if self._client.gone:
                 return False
             if self._comment_due:
-                await self._body(sse.COMMENT)
+                await self._comment()
             else:
                 await self._more()
         return True
@@ -142,8 +143,8 @@ class Follower:
             self._comment_due = True
             self._wake()
 
-    async def _body(self, data: bytes) -> bool:
-        return await self._deliver({"type": "http.response.body", "body": data, "more_body": True})
+    async def _comment(self) -> None:
+        await self._deliver({"type": "http.response.body", "body": sse.COMMENT, "more_body": True})
 
     async def _deliver(self, message: Message) -> bool:
         self._comment_due = False
@@ -155,7 +156,7 @@ class Follower:
         return not self._client.gone
 
     async def _more(self) -> None:
-        self._woken = asyncio.get_running_loop().create_future()
+        self._woken = self._loop.create_future()
         await self._woken
 
     def _wake(self) -> None:

@@ -99,6 +99,7 @@ class Log:
         "outcome",
         "progressed",
         "readers",
+        "sealed",
         "start",
     )
 
@@ -115,6 +116,8 @@ class Log:
         self._data = bytearray()
         self._newest = b""
         self._watchers: tuple[Callable[[], None], ...] = ()
+        self.sealed: Callable[[], None] | None = None
+        """Called at the seal, before the watchers; the run's, which need not hear of each append."""
 
     def append(self, data: bytes) -> None:
         if self.outcome is not None:
@@ -131,6 +134,8 @@ class Log:
             return False
         self.outcome = outcome
         self.detail = detail
+        if self.sealed is not None:
+            self.sealed()
         for changed in self._watchers:
             changed()
         return True

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.cors import CORSMiddleware
@@ -18,8 +17,9 @@ from .follower import KeepAlive
 from .ownership import Owners
 from .ownership import slot as slot_name
 from .routing import Action, Match, Router, read_key
-from .run import Run, Runs, is_recording
+from .run import Run, Runs
 from .settings import Settings
+from .sse_starlette import let_sse_starlette_wait
 from .store import Slot, Store
 from .store.factory import open_store
 
@@ -176,7 +176,7 @@ class ResumableStreamMiddleware:
             silences = [route.keepalive for route in self._settings.routes if route.keepalive is not None]
             timer = KeepAlive(min([1.0, *(silence / 4 for silence in silences)]))
             self._runtime = runtime = _Runtime(self._open(), timer)
-            _let_sse_starlette_wait()
+            let_sse_starlette_wait()
         return runtime
 
 
@@ -196,29 +196,6 @@ def _keep_bodies_recordable(scope: Scope) -> None:
         scope["extensions"] = {
             name: value for name, value in extensions.items() if name not in _UNRECORDED_BODIES
         }
-
-
-def _let_sse_starlette_wait() -> None:
-    """Recorded responses of sse-starlette end with the drain, not when uvicorn is told to end.
-
-    Its own switch, `AppStatus.disable_automatic_graceful_drain`, is for the whole process: with it the
-    endless streams that are not recorded would keep uvicorn from ever ending. Without what is looked for
-    here, in some other version, such a run is cut as it would be without us, and sealed as an error.
-    """
-    response: Any = getattr(sys.modules.get("sse_starlette.sse"), "EventSourceResponse", None)
-    members: dict[str, Any] = getattr(response, "__dict__", {})
-    for name in ("_listen_for_exit_signal", "listen_for_exit_signal"):  # the latter before 2.2
-        original: Any = getattr(members.get(name), "__func__", None)  # a static method's function
-        if original is None or getattr(original, "waits_for_runs", False):
-            continue
-
-        async def listen(original: Any = original) -> None:
-            await original()
-            if is_recording():
-                await asyncio.get_running_loop().create_future()
-
-        vars(listen)["waits_for_runs"] = True
-        setattr(response, name, staticmethod(listen))
 
 
 def _warn_of_inner(app: ASGIApp) -> None:

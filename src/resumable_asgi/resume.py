@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, cast
 
@@ -18,6 +19,9 @@ from .outcome import Outcome
 from .position import Position, PositionError, read_position
 from .run import STREAM_ID_HEADER, end
 from .store import Found, Slot, Store
+
+_UNDER_WAY = 0.25
+"""Seconds that an event which its client has seen may take to reach another process."""
 
 _NO_STORE = {"Cache-Control": "no-store"}
 
@@ -99,12 +103,10 @@ class Resume:
         with Follower(log, 0, send, self._client, keepalive=slot.route.keepalive, timer=timer) as follower:
             if not await follower.start(start):
                 return
-            needed = found.end if position.event_id is not None else position.offset
-            if not await follower.wait_for(needed):
-                return
             if position.event_id is not None:
-                follower.offset = sse.after_event_id(log.whole(), position.event_id) or 0
+                follower.offset = await _after_event(follower, found, position.event_id)
             else:
+                await follower.wait_for(position.offset)
                 follower.offset = sse.event_start(log.whole(), min(position.offset, log.end))
             if not await follower.follow():
                 return
@@ -114,6 +116,17 @@ class Resume:
             if self._client.attended:
                 await self._store.delivered(slot, log)
             await follower.finish()
+
+
+async def _after_event(follower: Follower, found: Found, event_id: bytes) -> int:
+    """Where to go on after the event with an id of the app's own; 0 if the log does not come to have it."""
+    log = found.log
+    await follower.wait_for(found.end)
+    offset = sse.after_event_id(log.whole(), event_id)
+    if offset is None and log.outcome is None:
+        await asyncio.sleep(_UNDER_WAY)
+        offset = sse.after_event_id(log.whole(), event_id)
+    return offset or 0
 
 
 async def stop(scope: Scope, client: Client, *, store: Store, slot: Slot | None) -> Response:

@@ -95,6 +95,7 @@ class Run:
         self._client = client
         self._store = store
         self._slot = slot
+        self._max_bytes = slot.route.max_bytes
         self._key = key
         self._changed = Signal()
         self._decided: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -211,8 +212,6 @@ class Run:
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._changed.notify()
-        if self.log is not None:
-            self.log.unwatch(self._log_changed)
         if not self._attended:
             self._report(task)
 
@@ -241,18 +240,62 @@ class Run:
             message = self._client.take()
             if message is not None:
                 return message
-            detached = self.log is not None and self._client.body_complete
-            if self._stopping or self._complete or (self._client.gone and not detached):
+            if self._stopping or self._complete:
                 return _DISCONNECT
+            if self._client.gone:
+                await self._let_start()
+                if self.log is None or not self._client.body_complete:
+                    return _DISCONNECT
             await self._changed.wait()
+
+    async def _let_start(self) -> None:
+        """Starlette asks for the disconnect in the very turn in which it is about to start the response. If
+        the client went before, it would never start, and the answer that was waited for be lost."""
+        for _ in range(3):
+            if self.log is None:
+                await asyncio.sleep(0)
 
     async def _send(self, message: Message) -> None:
         log = self.log
         if log is None:
             await self._send_undecided(message)
-        elif message["type"] == "http.response.body":
-            await self._record_body(log, message)
-        elif message["type"] == "http.response.trailers":
+            return
+        if message["type"] != "http.response.body":
+            await self._send_other(message)
+            return
+        if self._stopping or self._complete:
+            raise self._refusal()
+        end = log.end
+        body = bytes(message.get("body", b""))  # no copy of what is bytes already
+        if self._message_id is not None:
+            body = self._give_message_id(body, self._message_id)
+        if body:
+            log.append(body)
+        if not message.get("more_body", False):
+            self._finish(Outcome.DONE)
+            return
+        if log.end - log.start > self._max_bytes:
+            await self._make_room(log)
+        # Let followers run, should the app itself never do so: but not once per chunk.
+        behind = self._follower is None or self._follower.offset < end
+        if behind and (time.monotonic() - self._yielded > _STINT or log.end - self._yielded_at > _BURST):
+            await asyncio.sleep(0)
+            self._yielded = time.monotonic()
+            self._yielded_at = log.end
+
+    def _refusal(self) -> Exception:
+        if self._stopping:
+            return OSError("the stream was stopped")
+        return RuntimeError("Unexpected ASGI message 'http.response.body', after response already completed")
+
+    def _give_message_id(self, body: bytes, message_id: dialects.MessageId) -> bytes:
+        body = message_id.feed(body)
+        if message_id.done:
+            self._message_id = None
+        return body
+
+    async def _send_other(self, message: Message) -> None:
+        if message["type"] == "http.response.trailers":
             self._trailers.append(message)
             self._changed.notify()
         elif not self._client.gone:
@@ -286,40 +329,13 @@ class Run:
         sized = any(name.lower() == b"content-length" for name, _ in headers)
         if head.dialect is Dialect.AI_SDK and not sized:
             self._message_id = dialects.MessageId(log.id)
-        log.watch(self._log_changed)
+        log.sealed = self._sealed
         self._store.claim(self._slot, log)
         self._decide(recorded=True)
 
-    async def _record_body(self, log: Log, message: Message) -> None:
-        if self._stopping:
-            raise OSError("the stream was stopped")
-        if self._complete:
-            raise RuntimeError(
-                f"Unexpected ASGI message {message['type']!r}, after response already completed"
-            )
-        end = log.end
-        body = bytes(message.get("body", b""))  # no copy of what is bytes already
-        if self._message_id is not None:
-            body = self._message_id.feed(body)
-            if self._message_id.done:
-                self._message_id = None
-        if body:
-            log.append(body)
-        if not message.get("more_body", False):
-            self._finish(Outcome.DONE)
-            return
-        if log.end - log.start > self._slot.route.max_bytes:
-            await self._make_room(log)
-        # Let followers run, should the app itself never do so: but not once per chunk.
-        behind = self._follower is None or self._follower.offset < end
-        if behind and (time.monotonic() - self._yielded > _STINT or log.end - self._yielded_at > _BURST):
-            await asyncio.sleep(0)
-            self._yielded = time.monotonic()
-            self._yielded_at = log.end
-
     async def _make_room(self, log: Log) -> None:
         """The log has outgrown its limit: keep what somebody attached still needs, at their pace."""
-        limit = self._slot.route.max_bytes
+        limit = self._max_bytes
         if not self._overflowing:
             self._overflowing = True
             logger.warning(
@@ -334,14 +350,9 @@ class Run:
             await self._changed.wait()
             log.trim()
 
-    def _log_changed(self) -> None:
-        """Somebody else sealed the log: a stop, or others who took this worker for dead."""
-        if (
-            self.log is not None
-            and self.log.outcome is not None
-            and not self._complete
-            and not self._stopping
-        ):
+    def _sealed(self) -> None:
+        """Before the app has ended it is somebody else's: a stop, or this worker was taken for dead."""
+        if not self._complete and not self._stopping:
             self._stop()
 
     def _stop(self) -> None:

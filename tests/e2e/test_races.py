@@ -69,7 +69,6 @@ async def test_a_slow_follower_slows_nobody_down(pair: Pair, elsewhere: Server, 
     assert await slow.rest() == script.body
 
 
-@pytest.mark.xfail(reason="Starlette listens for the disconnect before it begins the response", strict=True)
 async def test_a_client_that_leaves_before_the_response_begins_finds_it_later(
     pair: Pair, elsewhere: Server, chat: Chat, bare_body: BareBody
 ) -> None:

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 _PERIOD = 0.5
 """Seconds between looks at all tails."""
-_SILENCE = 2.0
-"""Seconds without news of a log after which it is read, should a publication have been lost."""
+_SILENT_ROUNDS = 4
+"""Of such looks without news of a log, after which it is read, should a publication have been lost."""
 _FIRST_PAGE = 32
 _LARGEST_PAGE = 1024
 _PAGE_BYTES = 256 * 1024
@@ -37,19 +37,19 @@ class Tail:
     """One followed log."""
 
     __slots__ = (
-        "heard",
         "idle_rounds",
         "key",
         "log",
         "missing_since",
         "more",
         "page",
+        "quiet_rounds",
         "reading",
         "slot",
         "unreadable_since",
     )
 
-    def __init__(self, slot: str, log: Log, key: bytes, now: float) -> None:
+    def __init__(self, slot: str, log: Log, key: bytes) -> None:
         self.slot = slot
         self.log = log
         self.key = key
@@ -57,7 +57,8 @@ class Tail:
         self.more = False
         """Whether the log must be read (again) for what publications did not bring."""
         self.reading: asyncio.Task[None] | None = None
-        self.heard = now
+        self.quiet_rounds = 0
+        """Rounds of the watch without news."""
         self.idle_rounds = 0
         self.missing_since: float | None = None
         """Since when the log has been gone from Redis."""
@@ -98,7 +99,7 @@ class Tailer:
         if tail is not None and (tail.log.outcome is None or sealed):
             tail.idle_rounds = 0
             return tail.log
-        tail = Tail(slot, Log(stream_id, head), key, asyncio.get_running_loop().time())
+        tail = Tail(slot, Log(stream_id, head), key)
         self._tails[key] = tail
         if not sealed:
             self._subscribe(tail)
@@ -114,6 +115,8 @@ class Tailer:
             task.cancel()
         if running:
             await asyncio.wait(running)
+        for tail in self._tails.values():  # nobody fills them any more: their followers must not wait
+            tail.log.seal(Outcome.INTERRUPTED, "shutdown")
         self._tails.clear()
         self._subscription.close()
 
@@ -128,7 +131,7 @@ class Tailer:
         if tail is None:
             return
         if kind == b"message":
-            tail.heard = asyncio.get_running_loop().time()
+            tail.quiet_rounds = 0
             end, _, data = payload.partition(b":")
             if payload == SEAL_MESSAGE or not end.isdigit() or not tail.take(int(end), data):
                 self._read(tail)
@@ -184,7 +187,7 @@ class Tailer:
                 log.seal(Outcome.LOST, "corrupt")
             else:
                 tail.more = tail.more or full
-        tail.heard = asyncio.get_running_loop().time()
+        tail.quiet_rounds = 0
 
     def _range(self, tail: Tail) -> bytes:
         # An entry's id is the offset after it, and the head is 0-1: what is behind `<end>-1` is new.
@@ -240,6 +243,8 @@ class Tailer:
                 else:
                     wire.send(pack(b"PING"))
             live = [tail for tail in self._tails.values() if tail.log.outcome is None]
+            for tail in live:
+                tail.quiet_rounds += 1
             try:
                 await self._look_after(live)
             except (WireLostError, TimeoutError):
@@ -262,7 +267,7 @@ class Tailer:
     async def _look_after(self, live: list[Tail]) -> None:
         now = asyncio.get_running_loop().time()
         workers = list({tail.log.head.worker for tail in live})
-        silent = [tail for tail in live if now - tail.heard >= _SILENCE]
+        silent = [tail for tail in live if tail.quiet_rounds >= _SILENT_ROUNDS]
         commands = [pack(b"EXISTS", self._keys.worker(worker)) for worker in workers]
         commands += [pack(b"EXISTS", tail.key) for tail in silent]
         if not commands:

@@ -49,13 +49,14 @@ class Wire(asyncio.Protocol):
     def __init__(
         self, connection: AbstractConnection, patience: float, pushed: Callable[[Reply], None] | None
     ) -> None:
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
         self._connection = connection
         self._patience = patience
         self._pushed = pushed
         self._parser = new_parser()
         self._calls: deque[_Call] = deque()
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = self._loop.time()
         self._check: asyncio.TimerHandle | None = None
         # redis-py has no public way to hand the socket over.
         writer = cast("asyncio.StreamWriter", getattr(connection, "_writer"))  # noqa: B009
@@ -67,15 +68,14 @@ class Wire(asyncio.Protocol):
 
         The future raises `WireLostError`.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[list[Reply]] = loop.create_future()
+        future: asyncio.Future[list[Reply]] = self._loop.create_future()
         if self.lost.done():
             future.set_exception(WireLostError("the connection to Redis was lost"))
             return future
         if not self._calls:
-            self._heard = loop.time()
+            self._heard = self._loop.time()
             if self._check is None:
-                self._check = loop.call_later(self._patience, self._check_patience)
+                self._check = self._loop.call_later(self._patience, self._check_patience)
         self._calls.append(_Call(answers, future))
         self._transport.writelines(commands)
         return future
@@ -86,7 +86,7 @@ class Wire(asyncio.Protocol):
             self._transport.write(command)
 
     def data_received(self, data: bytes) -> None:
-        self._heard = asyncio.get_running_loop().time()
+        self._heard = self._loop.time()
         self._parser.feed(data)
         try:
             while (reply := self._parser.gets()) is not False:
@@ -118,7 +118,7 @@ class Wire(asyncio.Protocol):
     @property
     def silence(self) -> float:
         """Seconds since the last byte came."""
-        return asyncio.get_running_loop().time() - self._heard
+        return self._loop.time() - self._heard
 
     def _end(self) -> None:
         if self.lost.done():
@@ -142,9 +142,7 @@ class Wire(asyncio.Protocol):
             logger.warning("Redis has not answered for %.1f s; connecting anew", self.silence)
             self.abort()
             return
-        self._check = asyncio.get_running_loop().call_later(
-            self._patience - self.silence, self._check_patience
-        )
+        self._check = self._loop.call_later(self._patience - self.silence, self._check_patience)
 
 
 class Link:
