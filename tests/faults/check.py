@@ -8,6 +8,7 @@ import re
 
 from harness import sse
 
+from .agreement import Agreement
 from .client import Stop, Visit, without_comments
 from .journal import Journal
 from .ledger import Incarnation, Ledger
@@ -50,39 +51,57 @@ class Judge:
         self.failures: list[Failure] = []
         self.kill_to_end: list[tuple[float, str]] = []
         self.slowest_start = 0.0
-        self._ledger = ledger
-        self._lease = lease
-        self._redis_timeout = redis_timeout
+        self.ledger = ledger
+        self.lease = lease
+        self.redis_timeout = redis_timeout
 
-    def judge(self, plan: Plan, journal: Journal, visits: list[Visit], stops: list[Stop]) -> list[Verdict]:
-        """Judge all clients that got bytes of one run. `visits` are those; `stops` all of the run's key."""
-        case = _Case(self, plan, journal, stops)
+    def judge(
+        self, plan: Plan, journal: Journal, visits: list[Visit], stops: list[Stop], *, shared: bool = False
+    ) -> list[Verdict]:
+        """Judge all clients that got bytes of one run. `visits` are those; `stops` all of the run's key.
+
+        `shared` if there was another run of the same key.
+        """
+        case = Case(self, plan, journal, stops, shared)
         verdicts = [case.look_at(visit) for visit in visits]
-        case.compare(verdicts)
+        Agreement(self, case, verdicts).check()
         case.look_at_end()
         return verdicts
 
-    def judge_empty_answer(self, visit: Visit, running: list[tuple[Journal, list[Visit]]]) -> None:
-        """A 204: a failure if a stream of that key could be resumed and nothing was broken."""
-        if not self._ledger.calm(visit.began, visit.ended or visit.began):
+    def judge_empty_answer(self, visit: Visit, runs: list[tuple[Journal, list[Visit]]]) -> None:
+        """A 204: a failure if the newest stream of that key was running and nothing was broken."""
+        begun = [
+            (journal, min(originals))
+            for journal, visits in runs
+            if (originals := [v.answered for v in visits if v.kind == "original" and v.answered])
+        ]
+        ended = visit.ended or visit.began
+        before = sorted((pair for pair in begun if pair[1] < visit.began), key=lambda pair: pair[1])
+        if not before or len(before) != len([j for j, _ in runs if j.started < ended]):
             return
-        for journal, visits in running:
-            known = [v.answered for v in visits if v.kind == "original" and v.answered is not None]
-            still = journal.ended is None or journal.ended > (visit.ended or visit.began)
-            if known and min(known) < visit.began and still:
-                self.fail("missed resume", visit.run, str(visit), visit.began, visit.ended or visit.began)
+        newest = before[-1][0]
+        alone = all(abs(newest.started - journal.started) > 0.2 for journal, _ in before[:-1])
+        producer = self.ledger.incarnations[newest.incarnation]
+        running = newest.ended is None or newest.ended > ended
+        if running and alone and self.ledger.calm([producer, visit.incarnation], newest.started, ended):
+            self.fail("missed resume", visit.run, str(visit), visit.began, ended)
 
     def fail(self, kind: str, run: str, what: str, start: float, end: float) -> None:
         self.failures.append(Failure(kind, run, what, start, end))
 
 
-class _Case:
-    def __init__(self, judge: Judge, plan: Plan, journal: Journal, stops: list[Stop]) -> None:
+class Case:
+    """One run."""
+
+    def __init__(
+        self, judge: Judge, plan: Plan, journal: Journal, stops: list[Stop], shares_its_key: bool
+    ) -> None:
+        self.shares_its_key = shares_its_key
         self.judge = judge
-        self.ledger = judge._ledger
+        self.ledger = judge.ledger
         self.plan = plan
         self.journal = journal
-        self.producer = judge._ledger.incarnations[journal.incarnation]
+        self.producer = judge.ledger.incarnations[journal.incarnation]
         self.stops = [stop for stop in stops if not stop.wrong_id]
         self.stopped = [stop for stop in self.stops if stop.stopped is not False]
 
@@ -177,8 +196,7 @@ class _Case:
     def _silent_too_long(self, incarnation: Incarnation, start: float, end: float) -> bool:
         """A lease is renewed every fifth of it or more often, so that less than the whole is enough."""
         return (
-            self.ledger.longest_silence(incarnation, start - self.judge._lease, end)
-            > 0.75 * self.judge._lease
+            self.ledger.longest_silence(incarnation, start - self.judge.lease, end) > 0.75 * self.judge.lease
         )
 
     def _look_at_time(self, verdict: Verdict) -> None:
@@ -187,7 +205,7 @@ class _Case:
         ended = visit.ended or visit.began
         producer_end = min(self.journal.ended or self.producer.died, self.producer.died)
         since = max(producer_end, visit.answered or 0.0, self.ledger.thawed(visit.incarnation, ended))
-        if ended - since > self.judge._lease + PROMPT and verdict.outcome != "cut":
+        if ended - since > self.judge.lease + PROMPT and verdict.outcome != "cut":
             self.fail("late ending", visit, f"{ended - since:.2f} s after the end of the app's part")
         died = self.producer.killed
         alive_elsewhere = visit.incarnation is not self.producer and visit.incarnation.doomed > ended
@@ -203,31 +221,13 @@ class _Case:
         ):
             self.judge.slowest_start = max(self.judge.slowest_start, answered - visit.began)
 
-    def compare(self, verdicts: list[Verdict]) -> None:
-        """All that end normally agree."""
-        outcomes = {v.outcome: v for v in verdicts if v.outcome in ("done", "stopped")}
-        quiet = self.ledger.longest_silence(self.producer, self.journal.started, self.journal.ended or 0) == 0
-        if len(outcomes) > 1 and self.plan.dialect == "ai" and quiet:
-            self.fail("disagreement", outcomes["done"].visit, f"but {outcomes['stopped'].visit}")
-        full = len(self.plan.recorded(self.journal.body, "0" * 32))
-        for verdict in verdicts:
-            position = verdict.visit.position
-            ahead = not isinstance(position, int) or position <= full
-            if verdict.outcome == "refused" and ahead and self._all_done(verdicts):
-                self.fail("refused offset", verdict.visit, f"the log has {full} bytes")
-
-    def _all_done(self, verdicts: list[Verdict]) -> bool:
-        return self.journal.ending == "finished" and all(
-            v.outcome in ("done", "cut", "refused") for v in verdicts
-        )
-
     def look_at_end(self) -> None:
         """A detached run goes to its own end, whoever listens."""
         ending, producer = self.journal.ending, self.producer
         if ending in ("finished", "raised") or self.stopped:
             return
         when = self.journal.ended or max((at for at, _ in self.journal.marks), default=self.journal.started)
-        if producer.doomed < when + self.judge._lease + PROMPT:
+        if producer.doomed < when + self.judge.lease + PROMPT:
             return
         if self._silent_too_long(producer, self.journal.started, when + 1.0):
             return

@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=3.0, help="streams a second")
     parser.add_argument("--pause", type=float, default=3.5, help="mean seconds between faults")
     parser.add_argument("--only", nargs="*", choices=sorted(KINDS), help="only these faults")
+    parser.add_argument("--gentle", action="store_true", help="no outage as long as the lease")
     parser.add_argument("--keep", type=Path, help="keep journals and logs in this new directory")
     arguments = parser.parse_args()
     binary = find_valkey()
@@ -37,6 +38,7 @@ def main() -> int:
         rate=arguments.rate,
         pause=arguments.pause,
         kinds=arguments.only,
+        gentle=arguments.gentle,
         worker=WorkerSettings(lease=arguments.lease),
     )
     print(f"seed {options.seed}", flush=True)

@@ -7,7 +7,7 @@ import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 EVERYBODY = -1
@@ -64,18 +64,18 @@ class Ledger:
         """When Redis lost its data; all of it is gone at the end of the span."""
         self._stalls = directory / "stalls"
         self._away: list[tuple[int, Span]] = []
-        self._disturbed: list[Span] = []
+        self._disturbed: list[tuple[str, int, Span]] = []
 
     def note(self, what: str) -> None:
         self.entries.append(Entry(time.monotonic(), what))
 
     @contextlib.contextmanager
-    def fault(self, kind: str, detail: str = "") -> Iterator[None]:
-        """Something is being broken."""
+    def fault(self, kind: str, worker: int, detail: str = "") -> Iterator[None]:
+        """Something is being broken, at one worker or for `EVERYBODY`."""
         self.faults[kind] += 1
         self.note(f"{kind} {detail}")
         span = Span(time.monotonic())
-        self._disturbed.append(span)
+        self._disturbed.append((kind, worker, span))
         try:
             yield
         finally:
@@ -95,7 +95,7 @@ class Ledger:
     def stalled(self, start: float, end: float) -> None:
         """The driver itself, in which the proxies live, did not get to run."""
         self._away.append((EVERYBODY, Span(start, end)))
-        self._disturbed.append(Span(start, end))
+        self._disturbed.append(("stall", EVERYBODY, Span(start, end)))
 
     def silences(self, incarnation: Incarnation) -> list[Span]:
         """When a process could not renew its lease, as periods with no time to recover between."""
@@ -122,9 +122,16 @@ class Ledger:
         """When a process was last woken up before a time; 0 if it never was frozen."""
         return max((min(span.end, before) for span in incarnation.frozen if span.start < before), default=0.0)
 
-    def calm(self, start: float, end: float) -> bool:
-        """Whether nothing at all was broken, nor had just been."""
-        return not any(span.start < end and span.end + self.lease + 3 > start for span in self._disturbed)
+    def calm(
+        self, workers: Iterable[Incarnation], start: float, end: float, *, but: tuple[str, ...] = ()
+    ) -> bool:
+        """Whether nothing that concerns these was broken or just had been; kinds `but` do not count."""
+        touched = {EVERYBODY, *(worker.worker for worker in workers)}
+        return not any(
+            worker in touched and span.start < end and span.end + self.lease + 1 > start
+            for kind, worker, span in self._disturbed
+            if not kind.startswith(but or "-")
+        )
 
     def emptied_between(self, start: float, end: float) -> bool:
         return any(start < span.start < end for span in self.emptied)

@@ -25,7 +25,7 @@ class Conversation:
         self.rng = rng = random.Random(seed)
         self.key = f"k{seed}"
         self.plans = {f"r{seed}": Plan.draw(rng, f"r{seed}", self.key, longest=longest)}
-        if rng.random() < 0.05:
+        if rng.random() < 0.1:
             self.plans[f"r{seed}b"] = Plan.draw(rng, f"r{seed}b", self.key, longest=longest)
         self.first = next(iter(self.plans.values()))
         self.browser = Browser(rng, self.key, self.first.duration + PATIENCE)

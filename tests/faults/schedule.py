@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from .database import Database
 from .fleet import Worker
-from .ledger import Ledger
+from .ledger import EVERYBODY, Ledger
 
 Strike = Callable[["Faults"], Awaitable[None]]
 
@@ -21,6 +21,7 @@ class Faults:
     def __init__(
         self, rng: random.Random, database: Database, workers: list[Worker], ledger: Ledger, *,
         lease: float, pause: float, kinds: Mapping[str, Strike],
+        gentle: bool,
     ) -> None:  # fmt: skip
         self.rng = rng
         self.database = database
@@ -29,6 +30,7 @@ class Faults:
         self.lease = lease
         self._pause = pause
         self._redis_busy = asyncio.Lock()
+        self._gentle = gentle
         self._kinds = kinds
         self._room = asyncio.Semaphore(2)
         self.unclean_exits = 0
@@ -59,13 +61,13 @@ class Faults:
         worker = self.rng.choice(free or self.workers)
         async with worker.busy:
             assert worker.latest is not None
-            with self.ledger.fault(kind, f"{worker.latest.name} {detail}"):
+            with self.ledger.fault(kind, worker.index, f"{worker.latest.name} {detail}"):
                 yield worker
 
     @contextlib.asynccontextmanager
     async def redis(self, kind: str, detail: str = "") -> AsyncIterator[Database]:
         async with self._redis_busy:
-            with self.ledger.fault(kind, detail):
+            with self.ledger.fault(kind, EVERYBODY, detail):
                 yield self.database
 
     def short(self) -> float:
@@ -77,4 +79,4 @@ class Faults:
         return self.rng.uniform(1.3, 2.5) * self.lease
 
     def either(self) -> float:
-        return self.short() if self.rng.random() < 0.6 else self.long()
+        return self.short() if self._gentle or self.rng.random() < 0.6 else self.long()

@@ -47,6 +47,8 @@ class Options:
     pause: float = 3.5
     """Mean seconds between faults."""
     kinds: list[str] | None = None
+    gentle: bool = False
+    """Whether no outage lasts as long as the lease, so that hardly any loss is justified."""
     worker: WorkerSettings = dataclasses.field(default_factory=WorkerSettings)
 
 
@@ -93,6 +95,7 @@ class Session:
                 self.ledger,
                 lease=options.worker.lease,
                 pause=options.pause,
+                gentle=options.gentle,
                 kinds={kind: KINDS[kind] for kind in options.kinds or KINDS},
             )
             striking = asyncio.create_task(faults.strike_until(until))
@@ -166,10 +169,11 @@ class Session:
             visits = [visit for visit in browser.visits if visit.run == run]
             refused = [v for v in browser.visits if v.status == 400 and len(conversation.plans) == 1]
             running.append((journal, visits))
-            for verdict in self.judge.judge(plan, journal, visits + refused, browser.stops):
+            shared = len(conversation.plans) > 1
+            for verdict in self.judge.judge(plan, journal, visits + refused, browser.stops, shared=shared):
                 self.outcomes[f"{verdict.visit.kind} {verdict.outcome}"] += 1
         for visit in browser.visits:
-            if visit.status == 204 and not browser.stops and len(conversation.plans) == 1:
+            if visit.status == 204 and visit.position is None and not browser.stops:
                 self.judge.judge_empty_answer(visit, running)
             elif visit.status is not None and visit.status not in (200, 204, 400, 503):
                 self.judge.fail("wrong answer", visit.run, str(visit), visit.began, visit.ended or 0)

@@ -84,7 +84,8 @@ def test_the_checker_sees_what_must_never_be(tmp_path: Path) -> None:
     assert case.failures(b"".join(events[:-1])) == ["false ending"]
     assert case.failures(b"".join(events[:-1]), ending="broken") == ["needless loss"]
     assert case.failures(whole, ending="never") == ["hang"]
-    assert case.failures(whole, lasted=9.5) == ["late ending"]
+    assert case.failures(whole, lasted=9.5) == ["late ending", "sluggish ending"]
+    assert case.failures(whole, lasted=4) == ["sluggish ending"]
 
 
 def test_the_checker_knows_our_own_endings(tmp_path: Path) -> None:
