@@ -62,7 +62,7 @@ class Head:
                 dialect=Dialect(fields["dialect"]),
                 key=str(fields["key"]),
             )
-        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"not the head of a log: {data[:100]!r}") from error
 
 

@@ -108,6 +108,11 @@ class RedisStore:
         if found is None or len(found) > 3 or stream_id not in (None, found[0].decode()):
             return False
         active: str = found[0].decode()
+        try:
+            worker = Head.from_json(found[1]).worker
+        except ValueError as error:
+            logger.warning("stream %s: not a log that this version can read (%s)", active, error)
+            return False
         key = self._keys.log(slot.name, active)
         retention = b"%d" % int(1000 * slot.route.retention)
         seal = SEAL.pack([pointer, key], found[0], b"stopped", b"", retention, key, b"PUBLISH", b"")
@@ -117,7 +122,6 @@ class RedisStore:
         if active in self._writer.records:
             self._writer.check(active)
         else:
-            worker = Head.from_json(found[1]).worker
             await self._ask(self._reader, POST.pack([self._keys.worker(worker)], found[0]))
         return True
 

@@ -158,7 +158,7 @@ class Tailer:
             live = [tail.key for tail in self._tails.values() if tail.log.outcome is None]
             if live:
                 wire.send(pack(b"SUBSCRIBE", *live))
-            await wire.lost
+            await asyncio.wait([wire.lost])  # not awaited itself: cancelling us would cancel it
 
     # -- the log itself
 

@@ -156,6 +156,7 @@ class Link:
         self._pushed = pushed
         self._wire: Wire | None = None
         self._opening: asyncio.Task[Wire] | None = None
+        self._keeper: asyncio.Task[None] | None = None
         self._pause = _FIRST_PAUSE
         self._closed_until = 0.0
 
@@ -194,6 +195,7 @@ class Link:
         except (RedisError, OSError) as error:  # a time-out is an OSError
             raise WireLostError(f"Redis cannot be reached: {error}") from error
         self._wire = Wire(connection, self._patience, self._pushed)
+        self._keeper = asyncio.create_task(_keep(self._wire))
         return self._wire
 
     def _opened(self, task: asyncio.Task[Wire]) -> None:
@@ -205,3 +207,11 @@ class Link:
         else:
             self._closed_until = asyncio.get_running_loop().time() + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+
+async def _keep(wire: Wire) -> None:
+    """Close the connection with its event loop, which cancels us, should nobody have closed it before."""
+    try:
+        await asyncio.wait([wire.lost])
+    finally:
+        wire.abort()

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
 
 from ..log import Log
 from ..outcome import Outcome
 from ..settings import Settings
 from . import Slot
-from .keys import CLAIM, CLEAR, SEAL, Keys
+from .keys import Keys
+from .record import APPEND_SENT, BURIAL_SENT, CLAIM_SENT, CLEAR_SENT, SEAL_SENT, Record, resolve
 from .resp import Reply, ReplyError, pack
 from .wire import Link, WireLostError
 
@@ -36,67 +37,6 @@ _LONGEST_PAUSE = 1.0
 
 class RedisRefusedError(Exception):
     """Redis answers, but does not take what it is given: out of memory, read-only, loading."""
-
-
-class Record:
-    """One log and how far its copy is. As a reader of the log it keeps the bytes not yet copied."""
-
-    __slots__ = (
-        "abandoned",
-        "claimed",
-        "clear_ms",
-        "fresh",
-        "in_step",
-        "keys",
-        "log",
-        "log_key",
-        "offset",
-        "overflowing",
-        "queued",
-        "renew_at",
-        "seal",
-        "settled",
-        "slot",
-        "watch",
-        "watched",
-    )
-
-    def __init__(self, slot: Slot, log: Log, keys: Keys) -> None:
-        loop = asyncio.get_running_loop()
-        self.slot = slot
-        self.log = log
-        self.keys = [keys.pointer(slot.name), keys.log(slot.name, log.id)]
-        self.log_key = self.keys[1]
-        self.offset = 0
-        """Bytes of the log that Redis is known to hold."""
-        self.fresh = True
-        """Whether the first claim has not been sent yet."""
-        self.in_step = False
-        self.watched = False
-        """Whether somebody follows from another process."""
-        self.queued = False
-        self.overflowing = False
-        self.abandoned = False
-        """Whether the copy can no longer be completed, and is only to be sealed."""
-        self.seal: tuple[Outcome, str] | None = None
-        """The seal that the run asks for."""
-        self.clear_ms: int | None = None
-        """How long a delivered log may still be found; None while it is not delivered."""
-        self.renew_at = 0.0
-        self.claimed: asyncio.Future[None] = loop.create_future()
-        self.settled: asyncio.Future[None] = loop.create_future()
-        """Done when there is nothing more to do for the copy."""
-        self.watch: Callable[[], None] | None = None
-
-    @property
-    def live_ms(self) -> int:
-        """The TTL of a live log: long enough to be kept for `retention` after its worker's death."""
-        return int(2000 * self.slot.route.retention)
-
-
-def resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 class Writer:
@@ -271,6 +211,7 @@ class Writer:
             self._link.wire.abort()
         for record in list(self.records.values()):
             record.in_step = False
+            record.sent = 0
             resolve(record.claimed)
             if record.overflowing:
                 self._abandon(record)
@@ -286,90 +227,59 @@ class Writer:
         """One trip: what the queued records need, and the lease when it is due."""
         wire = self._link.wire or await self._link.open()
         commands: list[bytes] = []
-        handlers: list[Callable[[Reply], None]] = []
-        if now >= self._beat_at and self.records:
+        beat = now >= self._beat_at and bool(self.records)
+        if beat:
             self._beat_at = now + self._beat
             self._renew(now)
             commands.append(pack(b"SET", self._worker_key, b"", b"PX", b"%d" % self._lease_ms, b"GET"))
-            handlers.append(self._beaten)
-        queued, self._urgent = self._urgent, []
+        trip: list[Record] = []
         size = 0
+        queued, self._urgent = self._urgent, []
         for position, record in enumerate(queued):
+            if record.sent:
+                continue
             record.queued = False
-            size += self._write(record, now, commands, handlers)
+            size += self._write(record, now, commands)
+            if record.sent:
+                trip.append(record)
             if size > _LONGEST_FLUSH:
                 self._urgent += queued[position + 1 :]
                 break
         if not commands:
             return
-        replies = await wire.call(commands, len(commands))
-        for handler, reply in zip(handlers, replies, strict=True):
-            handler(reply)
+        replies = iter(await wire.call(commands, len(commands)))
+        if beat:
+            self._beaten(next(replies))
+        for record in trip:
+            self._answered(record, replies)
 
-    def _write(
-        self, record: Record, now: float, commands: list[bytes], handlers: list[Callable[[Reply], None]]
-    ) -> int:
+    def _write(self, record: Record, now: float, commands: list[bytes]) -> int:
         """Add what one record needs next; returns the bytes of the log among it."""
         if record.settled.done():
             return 0
         if record.abandoned:
-            commands.append(self._seal(record, Outcome.INTERRUPTED, "overflow", anywhere=True))
-            handlers.append(partial(self._buried, record))
+            commands.append(record.seal_command(Outcome.INTERRUPTED, "overflow", anywhere=True))
+            record.sent = BURIAL_SENT
             return 0
         if not record.in_step:
-            findable = b"0" if record.overflowing else b"1"
-            fresh = b"1" if record.fresh else b"0"
-            ttl = b"%d" % record.live_ms
-            head = record.log.head.to_json()
-            commands.append(CLAIM.pack(record.keys, record.log.id.encode(), head, ttl, fresh, findable))
-            handlers.append(partial(self._claimed, record))
-            record.fresh = False
+            commands.append(record.claim_command())
+            record.sent = CLAIM_SENT
             record.renew_at = now + record.live_ms / 2000
             return 0
         data = record.log.read(record.offset, _LONGEST_ENTRY)
-        end = record.offset + len(data)
+        record.sent_end = end = record.offset + len(data)
         if data:
-            self._append(record, b"%d" % end, data, commands)
-            handlers.append(partial(self._appended, record, end))
-            handlers.append(partial(self._published, record))
+            commands += record.append_commands(data)
+            record.sent = APPEND_SENT
         if record.seal is not None and end == record.log.end:
-            commands.append(self._seal(record, *record.seal, anywhere=False))
-            handlers.append(partial(self._sealed, record))
+            commands.append(record.seal_command(*record.seal, anywhere=False))
+            record.sent |= SEAL_SENT
         elif end < record.log.end:
             self._hurry(record)
         if record.clear_ms is not None:
-            commands.append(CLEAR.pack(record.keys[:1], record.log.id.encode(), b"%d" % record.clear_ms))
-            handlers.append(partial(self._cleared, record))
+            commands.append(record.clear_command())
+            record.sent |= CLEAR_SENT
         return len(data)
-
-    def _append(self, record: Record, end: bytes, data: bytes, commands: list[bytes]) -> None:
-        """One entry, and its publication. An entry's id is the offset after it."""
-        key = record.log_key
-        if record.overflowing:
-            least = max(0, int(end) - record.slot.route.max_bytes)
-            bounds = (b"MINID", b"~", b"%d" % least)
-            commands.append(pack(b"XADD", key, b"NOMKSTREAM", *bounds, end + b"-0", b"b", data))
-        else:
-            commands.append(
-                b"*6\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n$%d\r\n%b-0\r\n$1\r\nb\r\n$%d\r\n%b\r\n"
-                % (len(key), key, len(end) + 2, end, len(data), data)
-            )
-        commands.append(
-            b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b:%b\r\n"
-            % (len(key), key, len(end) + 1 + len(data), end, data)
-        )
-
-    def _seal(self, record: Record, outcome: Outcome, detail: str, *, anywhere: bool) -> bytes:
-        return SEAL.pack(
-            record.keys,
-            record.log.id.encode(),
-            outcome.encode(),
-            detail.encode(),
-            b"%d" % int(1000 * record.slot.route.retention),
-            record.log_key,
-            b"PUBLISH",
-            b"" if anywhere else b"%d" % record.log.end,
-        )
 
     def _renew(self, now: float) -> None:
         """A claim of a live log renews its TTLs."""
@@ -379,6 +289,23 @@ class Writer:
                 self._hurry(record)
 
     # -- what Redis answered
+
+    def _answered(self, record: Record, replies: Iterator[Reply]) -> None:
+        sent, record.sent = record.sent, 0
+        if sent & CLAIM_SENT:
+            self._claimed(record, next(replies))
+        if sent & APPEND_SENT:
+            self._appended(record, next(replies))
+            published = next(replies)
+            record.watched = isinstance(published, int) and published > 0
+        if sent & SEAL_SENT:
+            self._sealed(record, next(replies))
+        if sent & CLEAR_SENT:
+            _refuse(next(replies))
+            record.clear_ms = None
+        if sent & BURIAL_SENT:
+            _refuse(next(replies))
+            self._drop(record)
 
     def _beaten(self, reply: Reply) -> None:
         """The lease's old value is the post: ids of logs that somebody else sealed."""
@@ -407,19 +334,16 @@ class Writer:
         if stored < record.log.end or record.seal is not None or record.clear_ms is not None:
             self._hurry(record)
 
-    def _appended(self, record: Record, end: int, reply: Reply) -> None:
+    def _appended(self, record: Record, reply: Reply) -> None:
         if isinstance(reply, ReplyError) and not _is_about_ids(reply):
             _refuse(reply)
         if not isinstance(reply, bytes):  # vanished, sealed by somebody, or there already
             record.in_step = False
             self._hurry(record)
             return
-        record.offset = end
+        record.offset = record.sent_end
         if record.log.progressed is not None:
             record.log.progressed()
-
-    def _published(self, record: Record, reply: Reply) -> None:
-        record.watched = isinstance(reply, int) and reply > 0
 
     def _sealed(self, record: Record, reply: Reply) -> None:
         _refuse(reply)
@@ -432,14 +356,6 @@ class Writer:
         else:
             record.in_step = False
             self._hurry(record)
-
-    def _buried(self, record: Record, reply: Reply) -> None:
-        _refuse(reply)
-        self._drop(record)
-
-    def _cleared(self, record: Record, reply: Reply) -> None:
-        _refuse(reply)
-        record.clear_ms = None
 
     def _settle(self, record: Record, outcome: Outcome, detail: str) -> None:
         self._drop(record)
