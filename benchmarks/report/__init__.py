@@ -1,0 +1,1 @@
+"""What becomes of the figures: `results.md` and its charts."""
