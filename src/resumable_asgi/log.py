@@ -7,6 +7,7 @@ seal, which carries the outcome. This module does no I/O: whoever cares is calle
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 
 from .dialects import Dialect
 from .outcome import Outcome
+
+_WORKER = re.compile(r"[0-9a-f]{32}")
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -52,8 +55,10 @@ class Head:
         """Raises `ValueError` for anything that `to_json` did not write."""
         try:
             fields: Any = json.loads(data)
+            if not _WORKER.fullmatch(fields["worker"]) or not 200 <= fields["status"] < 300:
+                raise ValueError(f"not a worker and a status: {data[:100]!r}")
             return cls(
-                worker=str(fields["worker"]),
+                worker=fields["worker"],
                 created=int(fields["created"]),
                 status=int(fields["status"]),
                 headers=tuple(

@@ -49,16 +49,18 @@ class Signal:
     """Wakes everybody who waits for it."""
 
     def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: set[asyncio.Future[None]] = set()
 
     async def wait(self) -> None:
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        await future
+        self._waiting.add(future)
+        try:
+            await future
+        finally:
+            self._waiting.discard(future)
 
     def notify(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
+        for future in self._waiting:
             if not future.done():
                 future.set_result(None)
 
@@ -126,10 +128,8 @@ class Run:
         try:
             if not await self._decided:
                 await task
-            elif await self._follow(send, timer):
+            elif await self._follow_or_leave(send, timer):
                 await asyncio.shield(task)  # background tasks and exceptions, as without us
-            else:
-                self._leave(task)
         except asyncio.CancelledError:
             if self.log is None:
                 task.cancel()
@@ -141,6 +141,15 @@ class Run:
         if linger:
             await asyncio.wait([task])
             await self._store.flush(_STOP_GRACE)
+
+    async def _follow_or_leave(self, send: Send, timer: KeepAlive) -> bool:
+        seen = False
+        try:
+            seen = await self._follow(send, timer)
+        finally:
+            if not seen:
+                self._leave(self._task)
+        return seen
 
     async def _follow(self, send: Send, timer: KeepAlive) -> bool:
         """Whether the client saw the ending that the app itself gave the response."""
@@ -167,12 +176,14 @@ class Run:
             return True
 
     async def _send_trailers(self, send: Send) -> None:
-        while not self._task.done():
+        while True:
             while self._trailers:
                 message = self._trailers.popleft()
                 await send(message)
                 if not message.get("more_trailers", False):
                     return
+            if self._task.done():
+                return
             await self._changed.wait()
 
     # -- the app's side
@@ -271,11 +282,13 @@ class Run:
             body = self._give_message_id(body, self._message_id)
         if body:
             log.append(body)
+        if log.end - log.start > self._max_bytes:
+            self._overflow(log)
+            if message.get("more_body", False):
+                await self._make_room(log)
         if not message.get("more_body", False):
             self._finish(Outcome.DONE)
             return
-        if log.end - log.start > self._max_bytes:
-            await self._make_room(log)
         # Let followers run, should the app itself never do so: but not once per chunk.
         behind = self._follower is None or self._follower.offset < end
         if behind and (time.monotonic() - self._yielded > _STINT or log.end - self._yielded_at > _BURST):
@@ -303,6 +316,8 @@ class Run:
 
     async def _send_undecided(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            if "headers" in message:
+                message = {**message, "headers": list(message["headers"])}
             if is_recordable(message):
                 self._record(message)
                 return
@@ -333,20 +348,21 @@ class Run:
         self._store.claim(self._slot, log)
         self._decide(recorded=True)
 
-    async def _make_room(self, log: Log) -> None:
-        """The log has outgrown its limit: keep what somebody attached still needs, at their pace."""
-        limit = self._max_bytes
+    def _overflow(self, log: Log) -> None:
         if not self._overflowing:
             self._overflowing = True
             logger.warning(
                 "stream %s is longer than max_bytes=%d: it goes on, but cannot be resumed any more",
                 log.id,
-                limit,
+                self._max_bytes,
             )
             self._store.overflow(log)
             log.progressed = self._changed.notify
+
+    async def _make_room(self, log: Log) -> None:
+        """The log has outgrown its limit: keep what somebody attached still needs, at their pace."""
         log.trim()
-        while log.end - log.start > limit and not self._stopping:
+        while log.end - log.start > self._max_bytes and not self._stopping:
             await self._changed.wait()
             log.trim()
 

@@ -21,6 +21,7 @@ class Record:
         "abandoned",
         "claimed",
         "clear_ms",
+        "ended_at",
         "fresh",
         "in_step",
         "keys",
@@ -31,6 +32,7 @@ class Record:
         "queued",
         "renew_at",
         "seal",
+        "sealed",
         "sent",
         "sent_end",
         "settled",
@@ -61,6 +63,9 @@ class Record:
         """Whether the copy can no longer be completed, and is only to be sealed."""
         self.seal: tuple[Outcome, str] | None = None
         """The seal that the run asks for."""
+        self.sealed = False
+        """Whether the copy is sealed, by whomever."""
+        self.ended_at = 0.0
         self.clear_ms: int | None = None
         """How long a delivered log may still be found; None while it is not delivered."""
         self.renew_at = 0.0
@@ -118,7 +123,8 @@ class Record:
         )
 
     def clear_command(self) -> bytes:
-        return CLEAR.pack(self.keys[:1], self.log.id.encode(), b"%d" % (self.clear_ms or 0))
+        hide = b"1" if self.overflowing else b"0"
+        return CLEAR.pack(self.keys, self.log.id.encode(), b"%d" % (self.clear_ms or 0), hide)
 
 
 def resolve(future: asyncio.Future[None]) -> None:

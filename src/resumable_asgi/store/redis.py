@@ -52,9 +52,8 @@ class RedisStore:
     async def delivered(self, slot: Slot, log: Log) -> None:
         if self._writer.delivered(log):
             return
-        clear = CLEAR.pack(
-            [self._keys.pointer(slot.name)], log.id.encode(), b"%d" % int(1000 * slot.route.replay_finished)
-        )
+        keys = [self._keys.pointer(slot.name), self._keys.log(slot.name, log.id)]
+        clear = CLEAR.pack(keys, log.id.encode(), b"%d" % int(1000 * slot.route.replay_finished), b"0")
         try:
             await self._ask(self._write_link, clear)
         except StoreUnavailableError:
@@ -81,7 +80,7 @@ class RedisStore:
         stream_id: str = reply[0].decode()
         record = self._writer.records.get(stream_id)
         if record is not None:
-            return _here(record.log)
+            return None if record.overflowing else _here(record.log)
         try:
             head = Head.from_json(reply[1])
             end = int(reply[2])

@@ -20,7 +20,7 @@ from . import Slot
 from .keys import Keys
 from .record import APPEND_SENT, BURIAL_SENT, CLAIM_SENT, CLEAR_SENT, SEAL_SENT, Record, resolve
 from .resp import Reply, ReplyError, pack
-from .wire import Link, WireLostError
+from .wire import Link, Wire, WireLostError
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ class Writer:
         self._urgent: list[Record] = []
         self._lazy: list[Record] = []
         self._linger: asyncio.TimerHandle | None = None
+        self._wire: Wire | None = None
+        """The connection that the last trip went over."""
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._pause = _FIRST_PAUSE
@@ -93,6 +95,7 @@ class Writer:
         if record.seal is not None:
             return
         record.seal = (outcome, detail)
+        record.ended_at = asyncio.get_running_loop().time()
         self._hurry(record)
         if self.down or record.abandoned:
             log.seal(outcome, detail)
@@ -108,6 +111,18 @@ class Writer:
             if self.down:
                 self._abandon(record)
             self._hurry(record)
+            self._watch_progress(record, -1)
+
+    def _watch_progress(self, record: Record, offset: int) -> None:
+        """A copy that does not get on must not hold up a run whose log may grow no further."""
+        if record.settled.done() or record.abandoned:
+            return
+        if offset == record.offset < record.log.end:
+            self._abandon(record)
+            return
+        asyncio.get_running_loop().call_later(
+            self._settings.redis_timeout, self._watch_progress, record, record.offset
+        )
 
     def delivered(self, log: Log) -> bool:
         """A client got all of it: see to the pointer. False if this log is no longer the writer's affair."""
@@ -162,7 +177,7 @@ class Writer:
 
     def _lingered(self) -> None:
         self._linger = None
-        self._urgent += self._lazy
+        self._urgent += [record for record in self._lazy if not record.settled.done()]
         self._lazy.clear()
         self._kick()
 
@@ -201,6 +216,13 @@ class Writer:
         self._beat_at = 0.0
         self._leased = False
 
+    def _doubt_all(self) -> None:
+        """Every copy is to be looked at before anything is added to it."""
+        for record in self.records.values():
+            record.in_step = False
+            record.sent = 0
+        self._urgent = list(self.records.values())
+
     async def _fail(self, error: Exception) -> None:
         if not self.down:
             logger.warning("streams go on unrecorded until Redis is back: %s", error)
@@ -209,15 +231,15 @@ class Writer:
         self._beat_at = 0.0
         if self._link.wire is not None:  # it may be one to a primary that has become a replica
             self._link.wire.abort()
+        self._doubt_all()
         for record in list(self.records.values()):
-            record.in_step = False
-            record.sent = 0
             resolve(record.claimed)
             if record.overflowing:
                 self._abandon(record)
             if record.seal is not None:
                 record.log.seal(*record.seal)
-        self._urgent = list(self.records.values())
+                if asyncio.get_running_loop().time() - record.ended_at > record.slot.route.retention:
+                    self._drop(record)  # nobody would find it any more
         await asyncio.sleep(self._pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
@@ -226,6 +248,9 @@ class Writer:
     async def _flush(self, now: float) -> None:
         """One trip: what the queued records need, and the lease when it is due."""
         wire = self._link.wire or await self._link.open()
+        if wire is not self._wire:
+            self._wire = wire
+            self._doubt_all()  # it may lead to another Redis than the last one
         commands: list[bytes] = []
         beat = now >= self._beat_at and bool(self.records)
         if beat:
@@ -256,6 +281,10 @@ class Writer:
     def _write(self, record: Record, now: float, commands: list[bytes]) -> int:
         """Add what one record needs next; returns the bytes of the log among it."""
         if record.settled.done():
+            return 0
+        if record.sealed:
+            commands.append(record.clear_command())
+            record.sent = CLEAR_SENT
             return 0
         if record.abandoned:
             commands.append(record.seal_command(Outcome.INTERRUPTED, "overflow", anywhere=True))
@@ -305,7 +334,12 @@ class Writer:
             record.clear_ms = None
         if sent & BURIAL_SENT:
             _refuse(next(replies))
+            record.sealed = True
+            record.clear_ms = None
+        if record.sealed and record.clear_ms is None:
             self._drop(record)
+        elif record.sealed:
+            self._hurry(record)
 
     def _beaten(self, reply: Reply) -> None:
         """The lease's old value is the post: ids of logs that somebody else sealed."""
@@ -320,10 +354,12 @@ class Writer:
         self._leased = True
 
     def _claimed(self, record: Record, reply: Reply) -> None:
-        _refuse(reply)
+        if _refuse(reply):
+            self._abandon(record)
+            return
         stored = int(reply[0])
         if len(reply) > 1:
-            self._settle(record, Outcome(reply[1].decode()), reply[2].decode())
+            self._settle(record, *_seal_of(reply))
             return
         if not record.log.start <= stored <= record.log.end:
             self._abandon(record)
@@ -335,8 +371,7 @@ class Writer:
             self._hurry(record)
 
     def _appended(self, record: Record, reply: Reply) -> None:
-        if isinstance(reply, ReplyError) and not _is_about_ids(reply):
-            _refuse(reply)
+        _refuse(reply)
         if not isinstance(reply, bytes):  # vanished, sealed by somebody, or there already
             record.in_step = False
             self._hurry(record)
@@ -346,19 +381,19 @@ class Writer:
             record.log.progressed()
 
     def _sealed(self, record: Record, reply: Reply) -> None:
-        _refuse(reply)
-        answer = reply[0]
-        if answer == b"sealed":
+        if _refuse(reply):
+            self._abandon(record)
+        elif reply[0] == b"sealed":
             assert record.seal is not None
             self._settle(record, *record.seal)
-        elif answer == b"was":
-            self._settle(record, Outcome(reply[1].decode()), reply[2].decode())
+        elif reply[0] == b"was":
+            self._settle(record, *_seal_of(reply))
         else:
             record.in_step = False
             self._hurry(record)
 
     def _settle(self, record: Record, outcome: Outcome, detail: str) -> None:
-        self._drop(record)
+        record.sealed = True
         record.log.seal(outcome, detail)
 
     def _abandon(self, record: Record) -> None:
@@ -385,12 +420,24 @@ class Writer:
             del self._newest[record.slot.name]
 
 
-def _is_about_ids(error: ReplyError) -> bool:
-    """The two refusals of an append that tell something about the log; alike in Redis 6.2 to Valkey 9."""
-    text = str(error)
-    return "equal or smaller" in text or "exhausted the last possible ID" in text
+def _seal_of(reply: list[Reply]) -> tuple[Outcome, str]:
+    """The seal in an answer. One that no version known here writes stands for the worst."""
+    try:
+        return Outcome(reply[1].decode()), reply[2].decode()
+    except (ValueError, IndexError):
+        return Outcome.LOST, "an unknown seal"
 
 
-def _refuse(reply: Reply) -> None:
-    if isinstance(reply, ReplyError):
-        raise RedisRefusedError(str(reply))
+_OF_ONE_LOG = ("WRONGTYPE", "equal or smaller", "exhausted the last possible ID")
+"""Errors that tell something about one log, by their texts in Redis 6.2 to Valkey 9; a script's error holds
+that of its command. All others are taken to be Redis's state."""
+
+
+def _refuse(reply: Reply) -> bool:
+    """Whether a reply is an error that concerns one log only. Raises for every other error."""
+    if not isinstance(reply, ReplyError):
+        return False
+    text = str(reply)
+    if any(part in text for part in _OF_ONE_LOG):
+        return True
+    raise RedisRefusedError(text)

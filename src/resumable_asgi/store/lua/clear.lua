@@ -1,8 +1,12 @@
--- A stream is no longer the resumable one of its key; nothing happens if another has taken its place.
+-- A stream is no longer the resumable one of its key; nothing happens to the pointer if it is another's by now.
 --
--- KEYS  1 pointer
--- ARGV  1 stream id, 2 ms for which it may still be found, "0" for none
+-- KEYS  1 pointer, 2 log
+-- ARGV  1 stream id, 2 ms for which it may still be found, "0" for none,
+--       3 "1" if it must not be found by its id either: it loses its head, and those who follow it go on
 -- Answers  1 if the pointer was this stream's, else 0
+if ARGV[3] == '1' then
+  redis.call('XDEL', KEYS[2], '0-1')
+end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
