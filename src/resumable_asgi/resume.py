@@ -107,7 +107,9 @@ class Resume:
                 follower.offset = await _after_event(follower, found, position.event_id)
             else:
                 await follower.wait_for(position.offset)
-                follower.offset = sse.event_start(log.whole(), min(position.offset, log.end))
+                # A log that ended short of what its client has seen has nothing more for it.
+                ahead = position.offset > log.end
+                follower.offset = log.end if ahead else sse.event_start(log.whole(), position.offset)
             if not await follower.follow():
                 return
             if log.outcome is not Outcome.DONE:
