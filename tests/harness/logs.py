@@ -1,0 +1,111 @@
+"""Logs and their readers without an app, for tests of stores."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from resumable_asgi import ResumableRoute, Settings
+from resumable_asgi.dialects import Dialect
+from resumable_asgi.log import Head, Log, new_stream_id
+from resumable_asgi.outcome import Outcome
+from resumable_asgi.store import Found, Slot, Store
+from resumable_asgi.store.factory import open_store
+
+TIMEOUT = 5.0
+
+
+def settings_of(redis_url: str, route: ResumableRoute | None = None, **options: Any) -> Settings:
+    return Settings(redis_url=redis_url, routes=[route or ResumableRoute()], **options)
+
+
+def open_store_at(redis_url: str, route: ResumableRoute | None = None, **options: Any) -> Store:
+    """A store of this event loop, as a worker of its own would have it."""
+    opened = open_store(settings_of(redis_url, route, **options), None)
+    assert opened is not None
+    return opened()
+
+
+def slot_named(name: str, **route: Any) -> Slot:
+    return Slot(name, ResumableRoute(**route))
+
+
+def new_log(store: Store, key: str = "c", **head: Any) -> Log:
+    fields: dict[str, Any] = {
+        "worker": store.worker,
+        "created": 1_700_000_000_000,
+        "status": 200,
+        "headers": ((b"content-type", b"text/event-stream"), (b"x-latin", b"caf\xe9")),
+        "dialect": Dialect.SSE,
+        "key": key,
+    }
+    return Log(new_stream_id(), Head(**{**fields, **head}))
+
+
+async def begin(store: Store, slot: Slot, data: bytes = b"", **head: Any) -> Log:
+    """A claimed log with that much in it."""
+    log = new_log(store, **head)
+    store.claim(slot, log)
+    if data:
+        log.append(data)
+    await store.claimed(log)
+    return log
+
+
+@dataclass(eq=False)
+class Mark:
+    """Somebody who reads a log, and never gets on unless told."""
+
+    offset: int = 0
+
+
+@contextmanager
+def reading(log: Log, offset: int = 0) -> Iterator[Mark]:
+    mark = Mark(offset)
+    log.readers.add(mark)
+    try:
+        yield mark
+    finally:
+        log.readers.discard(mark)
+
+
+async def until(log: Log, condition: Callable[[], Any], what: str, timeout: float = TIMEOUT) -> None:
+    """Wait for something that can only come true when the log changes."""
+    changed = asyncio.Event()
+    log.watch(changed.set)
+    try:
+        async with asyncio.timeout(timeout):
+            while not condition():
+                changed.clear()
+                await changed.wait()
+    except TimeoutError:
+        held = bytes(log.whole())
+        raise AssertionError(f"not within {timeout} s: {what}; {held!r} {log.outcome}") from None
+    finally:
+        log.unwatch(changed.set)
+
+
+async def holds(log: Log, data: bytes, timeout: float = TIMEOUT) -> None:
+    """Wait until the log is that long, and see that it is that."""
+    with reading(log):
+        await until(log, lambda: log.end >= len(data), f"{data!r}", timeout)
+        assert log.read(0, len(data) + 1) == data
+
+
+async def sealed(log: Log, timeout: float = TIMEOUT) -> Outcome:
+    with reading(log):
+        await until(log, lambda: log.outcome is not None, "the seal", timeout)
+    assert log.outcome is not None
+    return log.outcome
+
+
+async def whole(found: Found | None, timeout: float = TIMEOUT) -> tuple[bytes, Outcome]:
+    """All bytes of a log that ends, and how it ended."""
+    assert found is not None
+    with reading(found.log):
+        await until(found.log, lambda: found.log.outcome is not None, "the seal", timeout)
+        assert found.log.outcome is not None
+        return found.log.read(0, found.log.end), found.log.outcome

@@ -1,0 +1,288 @@
+"""What every store promises, in memory and in Redis, to the worker that writes and to any other."""
+
+from __future__ import annotations
+
+import pytest
+from harness.logs import begin, holds, new_log, sealed, slot_named, whole
+from harness.wait import wait_until
+
+from resumable_asgi.errors import StoreUnavailableError
+from resumable_asgi.log import Log
+from resumable_asgi.outcome import Outcome
+from resumable_asgi.store import Slot, Store
+
+from .conftest import OpenStore, Stores
+
+SLOT = slot_named("a" * 32)
+ELSEWHERE = slot_named("b" * 32)
+
+
+async def end(store: Store, log: Log, outcome: Outcome = Outcome.DONE, detail: str = "") -> None:
+    store.finish(log, outcome, detail)
+    await sealed(log)
+
+
+async def found_id(store: Store, slot: Slot = SLOT, stream_id: str | None = None) -> str | None:
+    found = await store.find(slot, stream_id)
+    return None if found is None else found.log.id
+
+
+async def test_a_claimed_log_is_found_with_its_head_and_its_bytes(stores: Stores) -> None:
+    log = await begin(stores.own, SLOT, b"data: 1\n\n")
+    found = await stores.asked.find(SLOT)
+    assert found is not None
+    assert (found.log.id, found.log.head, found.outcome) == (log.id, log.head, None)
+    await holds(found.log, b"data: 1\n\n")
+
+
+async def test_what_is_appended_reaches_those_who_follow(stores: Stores) -> None:
+    log = await begin(stores.own, SLOT, b"data: 1\n\n")
+    found = await stores.asked.find(SLOT)
+    assert found is not None
+    await holds(found.log, b"data: 1\n\n")
+    log.append(b"data: \xf0\x9f")
+    log.append(b"\x8e\x89\r\n\r\n")
+    await holds(found.log, b"data: 1\n\ndata: \xf0\x9f\x8e\x89\r\n\r\n")
+    await end(stores.own, log)
+    assert await sealed(found.log) is Outcome.DONE
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.STOPPED])
+async def test_a_sealed_log_is_found_with_its_end_and_its_outcome(stores: Stores, outcome: Outcome) -> None:
+    log = await begin(stores.own, SLOT, b"data: 1\n\n")
+    await end(stores.own, log, outcome, "why")
+    found = await stores.asked.find(SLOT)
+    assert found is not None
+    assert (found.end, found.outcome) == (9, outcome)
+    assert await whole(found) == (b"data: 1\n\n", outcome)
+    assert found.log.detail == "why"
+
+
+async def test_an_empty_log_can_be_sealed_and_found(stores: Stores) -> None:
+    await end(stores.own, await begin(stores.own, SLOT))
+    found = await stores.asked.find(SLOT)
+    assert found is not None
+    assert (found.end, found.outcome) == (0, Outcome.DONE)
+    assert await whole(found) == (b"", Outcome.DONE)
+
+
+async def test_an_unknown_slot_has_nothing(stores: Stores) -> None:
+    log = await begin(stores.own, SLOT)
+    assert await found_id(stores.asked, ELSEWHERE) is None
+    assert await found_id(stores.asked, ELSEWHERE, log.id) is None
+    assert await found_id(stores.asked, SLOT, new_log(stores.own).id) is None
+    assert not await stores.asked.stop(ELSEWHERE)
+    assert not await stores.asked.stop(ELSEWHERE, log.id)
+    assert log.outcome is None
+
+
+async def test_the_newest_log_of_a_slot_is_the_resumable_one(stores: Stores) -> None:
+    first = await begin(stores.own, SLOT, b"old")
+    second = await begin(stores.own, SLOT, b"new")
+    assert await found_id(stores.asked) == second.id
+    assert await found_id(stores.asked, SLOT, first.id) == first.id
+    first.append(b"er")
+    found = await stores.asked.find(SLOT, first.id)
+    assert found is not None
+    await holds(found.log, b"older")
+
+
+@pytest.mark.parametrize("how", ["done", "error", "delivered", "overflow", "stopped"])
+async def test_the_end_of_an_old_log_leaves_the_new_one_its_place(stores: Stores, how: str) -> None:
+    first = await begin(stores.own, SLOT, b"old")
+    second = await begin(stores.own, SLOT, b"new")
+    if how == "overflow":
+        stores.own.overflow(first)
+    await end(stores.own, first, Outcome.DONE if how not in Outcome.__members__.values() else Outcome(how))
+    await stores.asked.delivered(SLOT, first)
+    await stores.own.delivered(SLOT, first)
+    assert await found_id(stores.asked) == second.id
+    second.append(b"er")
+    await end(stores.own, second)
+    assert await whole(await stores.asked.find(SLOT)) == (b"newer", Outcome.DONE)
+
+
+async def test_a_delivered_log_is_found_by_its_id_only(stores: Stores) -> None:
+    log = await begin(stores.own, SLOT, b"data: 1\n\n")
+    await end(stores.own, log)
+    assert await found_id(stores.asked) == log.id
+    await stores.asked.delivered(SLOT, log)
+    assert await found_id(stores.asked) is None
+    assert await whole(await stores.asked.find(SLOT, log.id)) == (b"data: 1\n\n", Outcome.DONE)
+
+
+async def test_delivery_may_be_noted_twice(stores: Stores) -> None:
+    log = await begin(stores.own, SLOT)
+    await end(stores.own, log)
+    await stores.asked.delivered(SLOT, log)
+    await stores.own.delivered(SLOT, log)
+    assert await found_id(stores.asked) is None
+
+
+async def test_a_delivered_log_is_replayed_for_as_long_as_asked(stores: Stores) -> None:
+    slot = slot_named("c" * 32, replay_finished=0.6)
+    log = await begin(stores.own, slot, b"data: 1\n\n")
+    await end(stores.own, log)
+    await stores.asked.delivered(slot, log)
+    assert await whole(await stores.asked.find(slot)) == (b"data: 1\n\n", Outcome.DONE)
+    await stores.asked.delivered(slot, log)  # a second delivery does not begin the time anew
+
+    async def gone() -> bool:
+        return await found_id(stores.asked, slot) is None
+
+    await wait_until(gone, timeout=2)
+    assert await found_id(stores.asked, slot, log.id) == log.id
+
+
+async def test_a_sealed_log_is_gone_after_its_retention(stores: Stores) -> None:
+    slot = slot_named("d" * 32, retention=1)
+    log = await begin(stores.own, slot, b"data: 1\n\n")
+    await end(stores.own, log)
+    assert await found_id(stores.asked, slot) == log.id
+
+    async def gone() -> bool:
+        return await found_id(stores.asked, slot) is None
+
+    await wait_until(gone, timeout=3)
+    assert await found_id(stores.asked, slot, log.id) is None
+
+
+async def test_a_stop_seals_the_running_log(stores: Stores) -> None:
+    log = await begin(stores.own, SLOT, b"data: 1\n\n")
+    assert await stores.asked.stop(SLOT)
+    assert await sealed(log) is Outcome.STOPPED
+    assert await found_id(stores.asked) is None
+    assert await whole(await stores.asked.find(SLOT, log.id)) == (b"data: 1\n\n", Outcome.STOPPED)
+
+
+async def test_a_stop_tells_those_who_follow(stores: Stores) -> None:
+    log = await begin(stores.own, SLOT)
+    found = await stores.asked.find(SLOT)
+    assert found is not None
+    assert await stores.own.stop(SLOT, log.id)
+    assert await sealed(found.log) is Outcome.STOPPED
+    assert await sealed(log) is Outcome.STOPPED
+
+
+async def test_a_stop_for_another_stream_stops_nothing(stores: Stores) -> None:
+    first = await begin(stores.own, SLOT)
+    second = await begin(stores.own, SLOT)
+    assert not await stores.asked.stop(SLOT, first.id)
+    assert not await stores.asked.stop(SLOT, "f" * 32)
+    assert not await stores.asked.stop(SLOT, "")
+    assert first.outcome is second.outcome is None
+    assert await stores.asked.stop(SLOT, second.id)
+
+
+async def test_what_has_ended_cannot_be_stopped(stores: Stores) -> None:
+    log = await begin(stores.own, SLOT)
+    await end(stores.own, log)
+    assert not await stores.asked.stop(SLOT)
+    assert log.outcome is Outcome.DONE
+    second = await begin(stores.own, SLOT)
+    assert await stores.asked.stop(SLOT)
+    assert not await stores.asked.stop(SLOT)
+    assert await sealed(second) is Outcome.STOPPED
+
+
+async def test_the_first_seal_wins(stores: Stores) -> None:
+    log = await begin(stores.own, SLOT, b"data: 1\n\n")
+    assert await stores.asked.stop(SLOT)
+    stores.own.finish(log, Outcome.DONE)
+    assert await sealed(log) is Outcome.STOPPED
+    found = await stores.asked.find(SLOT, log.id)
+    assert found is not None
+    assert found.outcome is Outcome.STOPPED
+
+
+async def test_a_second_finish_does_nothing(stores: Stores) -> None:
+    log = await begin(stores.own, SLOT)
+    stores.own.finish(log, Outcome.ERROR)
+    stores.own.finish(log, Outcome.DONE)
+    assert await sealed(log) is Outcome.ERROR
+    stores.own.finish(log, Outcome.STOPPED)
+    found = await stores.asked.find(SLOT)
+    assert found is not None
+    assert found.outcome is Outcome.ERROR
+
+
+async def test_an_overflowing_log_is_not_found_and_goes_on_for_those_attached(stores: Stores) -> None:
+    log = await begin(stores.own, SLOT, b"data: 1\n\n")
+    found = await stores.asked.find(SLOT)
+    assert found is not None
+    await holds(found.log, b"data: 1\n\n")
+    stores.own.overflow(log)
+
+    async def hidden() -> bool:
+        return await found_id(stores.asked) is None
+
+    await wait_until(hidden)
+    log.append(b"data: 2\n\n")
+    await holds(found.log, b"data: 1\n\ndata: 2\n\n")
+    await end(stores.own, log)
+    assert await sealed(found.log) is Outcome.DONE
+    assert await found_id(stores.asked) is None
+
+
+async def test_an_overflowing_log_is_not_found_by_its_id_either(stores: Stores) -> None:
+    log = await begin(stores.own, SLOT, b"data: 1\n\n")
+    stores.own.overflow(log)
+
+    async def hidden() -> bool:
+        return await found_id(stores.asked) is None
+
+    await wait_until(hidden)
+    assert await found_id(stores.asked, SLOT, log.id) is None
+
+
+async def test_an_overflowing_log_leaves_the_place_to_the_next(stores: Stores) -> None:
+    first = await begin(stores.own, SLOT)
+    stores.own.overflow(first)
+    second = await begin(stores.own, SLOT)
+    await end(stores.own, first)
+    assert await found_id(stores.asked) == second.id
+
+
+async def test_many_streams_in_one_slot_each_keep_their_own_bytes(stores: Stores) -> None:
+    logs = [await begin(stores.own, SLOT, b"%d" % n) for n in range(20)]
+    for log in logs:
+        log.append(b"!")
+        stores.own.finish(log, Outcome.DONE)
+    for n, log in enumerate(logs):
+        await sealed(log)
+        assert await whole(await stores.asked.find(SLOT, log.id)) == (b"%d!" % n, Outcome.DONE)
+    assert await found_id(stores.asked) == logs[-1].id
+
+
+async def test_a_store_can_be_used_again_after_it_was_closed(stores: Stores) -> None:
+    await stores.own.start()
+    await begin(stores.own, SLOT, b"1")
+    await stores.own.flush(1)
+    await stores.own.aclose()
+    log = await begin(stores.own, SLOT, b"2")
+    await end(stores.own, log)
+    assert await whole(await stores.asked.find(SLOT)) == (b"2", Outcome.DONE)
+
+
+async def test_flush_waits_for_seals(stores: Stores) -> None:
+    log = await begin(stores.own, SLOT, b"data: 1\n\n")
+    stores.own.finish(log, Outcome.DONE)
+    await stores.own.flush(5)
+    assert log.outcome is Outcome.DONE
+
+
+async def test_a_redis_that_cannot_be_reached_is_said_to_be_away(open_redis: OpenStore) -> None:
+    store = open_redis(redis_url="redis://127.0.0.1:1/0", redis_timeout=0.1)
+    with pytest.raises(StoreUnavailableError):
+        await store.find(SLOT)
+    with pytest.raises(StoreUnavailableError):
+        await store.stop(SLOT)
+    log = await begin(store, SLOT, b"1")
+    found = await store.find(SLOT)
+    assert found is not None
+    assert found.log is log
+    assert await store.stop(SLOT)
+    assert await sealed(log) is Outcome.STOPPED
+    await store.delivered(SLOT, log)
+    await store.start()
+    await store.flush(0.05)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+from harness.inprocess import SSE
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from resumable_asgi.dialects import Dialect
+from resumable_asgi.log import Head, Log, SealedError, TrimmedError, new_stream_id
+from resumable_asgi.outcome import Outcome
+
+HEAD = Head(
+    worker="w", created=1, status=200, headers=(SSE, (b"x", b"\xe9\xff")), dialect=Dialect.SSE, key="日本 🎉"
+)
+
+
+@dataclass(eq=False)
+class Mark:
+    offset: int
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log(new_stream_id(), HEAD)
+
+
+def test_ids_are_32_hex_digits_and_sort_by_age() -> None:
+    ids = [new_stream_id() for _ in range(100)]
+    assert len(set(ids)) == 100
+    assert all(len(each) == 32 and set(each) <= set("0123456789abcdef") for each in ids)
+    assert all(earlier[:12] <= later[:12] for earlier, later in pairwise(ids))
+
+
+@given(st.lists(st.binary(max_size=20), max_size=8), st.integers(0, 200), st.integers(1, 200))
+def test_any_part_reads_as_it_was_written(parts: list[bytes], offset: int, limit: int) -> None:
+    log = Log(new_stream_id(), HEAD)
+    for part in parts:
+        log.append(part)
+    data = b"".join(parts)
+    assert log.end == len(data)
+    assert log.read(offset, limit) == data[offset : offset + limit]
+    assert log.whole() == data
+    assert log.tail(min(offset, log.end), limit) == data[: min(offset, log.end)][-limit:]
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=9), min_size=1), st.lists(st.integers(0, 50)), st.integers(0, 99)
+)
+def test_trimming_lets_go_of_nothing_that_a_reader_needs(
+    parts: list[bytes], offsets: list[int], floor: int
+) -> None:
+    log = Log(new_stream_id(), HEAD)
+    for part in parts:
+        log.append(part)
+    data = b"".join(parts)
+    floor = min(floor, len(data))
+    log.readers = {Mark(min(offset, len(data))) for offset in offsets}
+    log.trim(floor)
+    assert log.start == max(floor, min((mark.offset for mark in log.readers), default=len(data)))
+    assert log.read(log.start, len(data) + 1) == data[log.start :]
+    if log.start > 0:
+        with pytest.raises(TrimmedError):
+            log.read(log.start - 1, 1)
+    log.append(b"more")
+    assert log.read(log.start, len(data) + 9) == data[log.start :] + b"more"
+
+
+def test_the_first_seal_wins_and_nothing_follows_it(log: Log) -> None:
+    log.append(b"1")
+    assert log.seal(Outcome.STOPPED, "why")
+    assert not log.seal(Outcome.DONE)
+    assert (log.outcome, log.detail) == (Outcome.STOPPED, "why")
+    with pytest.raises(SealedError, match="stopped"):
+        log.append(b"2")
+    assert log.read(0, 9) == b"1"
+
+
+def test_watchers_are_told_of_each_append_and_the_seal(log: Log) -> None:
+    told: list[int] = []
+
+    def watch() -> None:
+        told.append(log.end if log.outcome is None else -1)
+
+    log.watch(watch)
+    log.append(b"12")
+    log.append(b"3")
+    log.seal(Outcome.DONE)
+    log.seal(Outcome.DONE)
+    log.unwatch(watch)
+    assert told == [2, 3, -1]
+
+
+def test_a_watcher_may_leave_while_it_is_told(log: Log) -> None:
+    told: list[str] = []
+
+    def first() -> None:
+        told.append("first")
+        log.unwatch(first)
+        log.unwatch(second)
+
+    def second() -> None:
+        told.append("second")
+
+    log.watch(first)
+    log.watch(second)
+    log.append(b"1")
+    log.append(b"2")
+    assert told == ["first", "second"]
+
+
+@given(
+    st.builds(
+        Head,
+        worker=st.text("0123456789abcdef", min_size=32, max_size=32),
+        created=st.integers(0, 2**53),
+        status=st.integers(200, 299),
+        headers=st.lists(st.tuples(st.binary(), st.binary())).map(tuple),
+        dialect=st.sampled_from(Dialect),
+        key=st.text(),
+    )
+)
+def test_a_head_survives_its_way_through_redis(head: Head) -> None:
+    assert Head.from_json(head.to_json()) == head
+
+
+Json = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(list(json.loads(HEAD.to_json()))), Json)
+@example("status", float("inf"))
+@example("worker", "\ud800")
+def test_a_head_that_nobody_wrote_is_a_value_error_or_a_head(name: str, value: object) -> None:
+    fields = json.loads(HEAD.to_json()) | {name: value}
+    try:
+        head = Head.from_json(json.dumps(fields).encode())
+    except ValueError:
+        return
+    assert Head.from_json(head.to_json()) == head
+
+
+@given(st.binary() | Json.map(lambda value: json.dumps(value).encode()))
+def test_bytes_that_are_no_head_are_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Head.from_json(data)
+
+
+def test_a_deeply_nested_head_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="not the head"):
+        Head.from_json(b"[" * 100_000)
