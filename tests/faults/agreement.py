@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING
 
 from .client import Visit
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 STOP_TIME = 2.0
 """Seconds after an accepted stop in which the app has been told, with its second of grace."""
-SLUGGISH = 1.5
+SLUGGISH = 2.0
 """Seconds after the app's end in which a follower elsewhere sees it while nothing is broken."""
 _MILD = ("latency", "SIGKILL", "SIGTERM")
 """Faults that slow nobody down who is not their victim."""
@@ -39,8 +40,13 @@ class Agreement:
 
     def _same_length(self) -> None:
         """Those who follow the same log object end alike: in the producer, and from Redis."""
+        asked = min((stop.asked for stop in self.case.stops), default=math.inf)
         ended = [v for v in self.verdicts if v.outcome in ("done", "stopped") and v.visit.body]
-        for _, group in itertools.groupby(sorted(ended, key=self._is_local), key=self._is_local):
+        groups = [
+            [v for v in ended if self._is_local(v) and v.visit.began < asked],  # later ones may read the copy
+            [v for v in ended if not self._is_local(v)],
+        ]
+        for group in groups:
             ends = {verdict.end: verdict for verdict in group}
             involved = [verdict.visit for verdict in ends.values()]
             if len(ends) > 1 and self._calm(involved, but=_MILD):
@@ -51,7 +57,7 @@ class Agreement:
     def _no_end_after_a_loss(self) -> None:
         """What was declared lost stays lost, also for the process that wakes up and thinks it is alive."""
         remote = [v for v in self.verdicts if not self._is_local(v) and v.outcome == "lost"]
-        lost = [v for v in remote if v.visit.incarnation.doomed > (v.visit.ended or 0)]
+        lost = [v for v in remote if self._was_awake(v.visit)]
         for loss, verdict in itertools.product(lost, self.verdicts):
             calm = self._calm([loss.visit, verdict.visit], but=("SIGSTOP", *_MILD))
             if verdict.outcome == "done" and calm:
@@ -85,6 +91,12 @@ class Agreement:
         late = ended - max(self.journal.ended or ended, visit.answered or 0.0)
         if verdict.outcome == "done" and late > SLUGGISH and self._calm([visit], but=_MILD):
             self.case.fail("sluggish ending", visit, f"{late:.2f} s after the app's end")
+
+    def _was_awake(self, visit: Visit) -> bool:
+        """Whether what a visitor was told of the producer is not the own worker's trouble."""
+        ended, worker = visit.ended or 0.0, visit.incarnation
+        start = self.journal.started - self.judge.lease
+        return worker.doomed > ended and self.case.ledger.longest_silence(worker, start, ended) == 0
 
     def _is_local(self, verdict: Verdict) -> bool:
         return verdict.visit.incarnation is self.case.producer

@@ -200,11 +200,17 @@ class Case:
         )
 
     def _look_at_time(self, verdict: Verdict) -> None:
-        """Everybody ends soon after the producer, however that ended."""
+        """Everybody ends soon after the producer, however that ended.
+
+        While it lives, followers elsewhere may also have to wait for what Redis knows.
+        """
         visit = verdict.visit
         ended = visit.ended or visit.began
         producer_end = min(self.journal.ended or self.producer.died, self.producer.died)
         since = max(producer_end, visit.answered or 0.0, self.ledger.thawed(visit.incarnation, ended))
+        if self.producer.doomed > ended:
+            last = [self.ledger.last_change(process, ended) for process in (self.producer, visit.incarnation)]
+            since = max(since, *last)
         if ended - since > self.judge.lease + PROMPT and verdict.outcome != "cut":
             self.fail("late ending", visit, f"{ended - since:.2f} s after the end of the app's part")
         died = self.producer.killed

@@ -99,19 +99,27 @@ class Ledger:
 
     def silences(self, incarnation: Incarnation) -> list[Span]:
         """When a process could not renew its lease, as periods with no time to recover between."""
+        merged: list[Span] = []
+        for span in sorted(self._spans(incarnation), key=lambda span: span.start):
+            if merged and span.start - merged[-1].end < _RECOVERY:
+                merged[-1] = Span(merged[-1].start, max(merged[-1].end, span.end))
+            else:
+                merged.append(Span(span.start, span.end))
+        return merged
+
+    def _spans(self, incarnation: Incarnation) -> list[Span]:
         spans = [span for worker, span in self._away if worker in (EVERYBODY, incarnation.worker)]
         spans += incarnation.frozen
         with contextlib.suppress(FileNotFoundError):
             for line in (self._stalls / incarnation.name).read_text().splitlines():
                 start, _, end = line.partition(" ")
                 spans.append(Span(float(start), float(end)))
-        merged: list[Span] = []
-        for span in sorted(spans, key=lambda span: span.start):
-            if merged and span.start - merged[-1].end < _RECOVERY:
-                merged[-1] = Span(merged[-1].start, max(merged[-1].end, span.end))
-            else:
-                merged.append(Span(span.start, span.end))
-        return merged
+        return spans
+
+    def last_change(self, incarnation: Incarnation, before: float) -> float:
+        """When a process last lost or found Redis, or Redis was emptied, before a time; 0 if never."""
+        spans = [span for span in [*self._spans(incarnation), *self.emptied] if span.start < before]
+        return max((span.end if span.end < before else span.start for span in spans), default=0.0)
 
     def longest_silence(self, incarnation: Incarnation, start: float, end: float) -> float:
         """The longest silence of a process that touches a time."""

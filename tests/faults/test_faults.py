@@ -17,11 +17,14 @@ from .plan import Plan
 from .proxy import frame_end
 from .session import Options, Session
 
+SEED = 3277
+"""Its first dozen faults have a SIGKILL, a SIGTERM, a SIGSTOP, and Redis restarted, emptied and cut off."""
 
-@pytest.mark.parametrize("seed", [1])
+
+@pytest.mark.parametrize("seed", [SEED])
 async def test_a_storm_of_faults_loses_nothing(seed: int, valkey_binary: str, tmp_path: Path) -> None:
     """Half a minute of everything; the long run is `python -m tests.faults`."""
-    options = Options(seed=seed, seconds=22, rate=3, followers=6, longest=4, pause=0.6)
+    options = Options(seed=seed, seconds=24, rate=3, followers=6, longest=4, pause=0.4)
     result = await Session(options, valkey_binary, tmp_path).run()
     print(report.text(result))
     assert report.passed(result)
@@ -85,7 +88,7 @@ def test_the_checker_sees_what_must_never_be(tmp_path: Path) -> None:
     assert case.failures(b"".join(events[:-1]), ending="broken") == ["needless loss"]
     assert case.failures(whole, ending="never") == ["hang"]
     assert case.failures(whole, lasted=9.5) == ["late ending", "sluggish ending"]
-    assert case.failures(whole, lasted=4) == ["sluggish ending"]
+    assert case.failures(whole, lasted=4.5) == ["sluggish ending"]
 
 
 def test_the_checker_knows_our_own_endings(tmp_path: Path) -> None:
