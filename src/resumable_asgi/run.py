@@ -34,6 +34,9 @@ _BURST = 64 * 1024
 _STINT = 0.001
 """An app that never awaits gives way to its followers after that many bytes or seconds."""
 
+_STALL = 1.0
+"""Seconds that a log which has outgrown its limit waits for followers other than the original client."""
+
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
 _current: ContextVar[Run | None] = ContextVar("resumable_asgi.run", default=None)
@@ -102,6 +105,7 @@ class Run:
         self._changed = Signal()
         self._decided: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._start: Message = {}
+        self._stream_id = "-"
         self._message_id: dialects.MessageId | None = None
         self._follower: Follower | None = None
         self._trailers: deque[Message] = deque()
@@ -133,8 +137,7 @@ class Run:
         except asyncio.CancelledError:
             if self.log is None:
                 task.cancel()
-            else:
-                self._leave(task)
+            self._leave(task)
             raise
         finally:
             self._client.close()
@@ -363,7 +366,13 @@ class Run:
         """The log has outgrown its limit: keep what somebody attached still needs, at their pace."""
         log.trim()
         while log.end - log.start > self._max_bytes and not self._stopping:
-            await self._changed.wait()
+            try:
+                async with asyncio.timeout(_STALL):
+                    await self._changed.wait()
+            except TimeoutError:
+                for reader in tuple(log.readers):
+                    if isinstance(reader, Follower) and reader is not self._follower:
+                        log.readers.discard(reader)  # it is cut off as soon as it reads on
             log.trim()
 
     def _sealed(self) -> None:

@@ -37,6 +37,7 @@ class Record:
         "sent_end",
         "settled",
         "slot",
+        "timer",
         "watch",
         "watched",
     )
@@ -72,6 +73,8 @@ class Record:
         self.claimed: asyncio.Future[None] = loop.create_future()
         self.settled: asyncio.Future[None] = loop.create_future()
         """Done when there is nothing more to do for the copy."""
+        self.timer: asyncio.TimerHandle | None = None
+        """Ends the log here, should Redis not answer the seal in time."""
         self.watch: Callable[[], None] | None = None
 
     @property

@@ -100,7 +100,9 @@ class Writer:
         if self.down or record.abandoned:
             log.seal(outcome, detail)
         else:
-            asyncio.get_running_loop().call_later(self._settings.redis_timeout, log.seal, outcome, detail)
+            record.timer = asyncio.get_running_loop().call_later(
+                self._settings.redis_timeout, log.seal, outcome, detail
+            )
 
     def overflow(self, log: Log) -> None:
         record = self.records.get(log.id)
@@ -412,6 +414,8 @@ class Writer:
         record.log.readers.discard(record)
         if record.watch is not None:
             record.log.unwatch(record.watch)
+        if record.timer is not None:
+            record.timer.cancel()
         resolve(record.claimed)
         resolve(record.settled)
 

@@ -10,13 +10,13 @@
 --          {"at", end offset}            the log ends elsewhere than at ARGV[7]
 local SEAL = '18446744073709551615-18446744073709551615'
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-if not last then
+if not last and redis.call('EXISTS', KEYS[2]) == 0 then
   return {'gone'}
 end
-if last[1] == SEAL then
+if last and last[1] == SEAL then
   return {'was', last[2][2], last[2][4]}
 end
-local at = string.match(last[1], '^%d+')
+local at = last and string.match(last[1], '^%d+') or '0' -- empty: a hidden log that has lost its head
 if ARGV[7] ~= '' and ARGV[7] ~= at then
   return {'at', at}
 end
