@@ -406,6 +406,8 @@ class Writer:
             record.log.readers.discard(record)
             if record.log.progressed is not None:
                 record.log.progressed()
+            if record.seal is not None:
+                record.log.seal(*record.seal)
             self._hurry(record)
 
     def _drop(self, record: Record) -> None:
