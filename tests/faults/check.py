@@ -184,7 +184,7 @@ class Case:
         if self.journal.ending == "raised":
             return True
         for incarnation in {visit.incarnation.name: visit.incarnation, self.producer.name: self.producer}:
-            if self._silent_too_long(self.ledger.incarnations[incarnation], self.journal.started, ended):
+            if self.silent_too_long(self.ledger.incarnations[incarnation], self.journal.started, ended):
                 return True
         finished = self.journal.ended
         return (
@@ -193,7 +193,7 @@ class Case:
             and self.ledger.emptied_between(finished - 0.5, ended)
         )
 
-    def _silent_too_long(self, incarnation: Incarnation, start: float, end: float) -> bool:
+    def silent_too_long(self, incarnation: Incarnation, start: float, end: float) -> bool:
         """A lease is renewed every fifth of it or more often, so that less than the whole is enough."""
         return (
             self.ledger.longest_silence(incarnation, start - self.judge.lease, end) > 0.75 * self.judge.lease
@@ -235,7 +235,7 @@ class Case:
         when = self.journal.ended or max((at for at, _ in self.journal.marks), default=self.journal.started)
         if producer.doomed < when + self.judge.lease + PROMPT:
             return
-        if self._silent_too_long(producer, self.journal.started, when + 1.0):
+        if self.silent_too_long(producer, self.journal.started, when + 1.0):
             return
         self.judge.fail(
             "run cut short", self.plan.run, f"{producer.name}: {ending}", self.journal.started, when
