@@ -97,14 +97,15 @@ class Log:
         "_data",
         "_newest",
         "_watchers",
+        "closed",
         "detail",
         "end",
         "head",
         "id",
+        "on_close",
         "outcome",
         "progressed",
         "readers",
-        "sealed",
         "start",
     )
 
@@ -121,17 +122,25 @@ class Log:
         self._data = bytearray()
         self._newest = b""
         self._watchers: tuple[Callable[[], None], ...] = ()
-        self.sealed: Callable[[], None] | None = None
-        """Called at the seal, before the watchers; the run's, which need not hear of each append."""
+        self.closed = False
+        self.on_close: Callable[[], None] | None = None
+        """Called when the log is closed, before the watchers of the seal; the run's."""
 
     def append(self, data: bytes) -> None:
-        if self.outcome is not None:
-            raise SealedError(f"append to log {self.id}, which is sealed {self.outcome}")
+        if self.closed:
+            raise SealedError(f"append to log {self.id}, which is {self.outcome or 'about to be sealed'}")
         self._data += data
         self._newest = data
         self.end += len(data)
         for changed in self._watchers:
             changed()
+
+    def close(self) -> None:
+        """Take no more bytes: the seal is under way, and says where the log ends."""
+        if not self.closed:
+            self.closed = True
+            if self.on_close is not None:
+                self.on_close()
 
     def seal(self, outcome: Outcome, detail: str = "") -> bool:
         """End the log. The first seal wins; False if there was one already."""
@@ -139,8 +148,7 @@ class Log:
             return False
         self.outcome = outcome
         self.detail = detail
-        if self.sealed is not None:
-            self.sealed()
+        self.close()
         for changed in self._watchers:
             changed()
         return True

@@ -192,9 +192,8 @@ class Run:
     # -- the app's side
 
     def interrupt(self) -> None:
-        """The worker shuts down: take nothing more from the app, since the seal may come before it."""
+        """The worker shuts down."""
         if self.log is not None and not self._complete and not self._stopping:
-            self._stop()
             self._store.finish(self.log, Outcome.INTERRUPTED, "shutdown")
 
     async def _execute(self) -> None:
@@ -217,7 +216,7 @@ class Run:
         if self.log is None or self._complete:
             return
         self._complete = True
-        if self._message_id is not None and self.log.outcome is None:
+        if self._message_id is not None and not self.log.closed:
             held = self._message_id.flush()
             if held:
                 self.log.append(held)
@@ -347,7 +346,7 @@ class Run:
         sized = any(name.lower() == b"content-length" for name, _ in headers)
         if head.dialect is Dialect.AI_SDK and not sized:
             self._message_id = dialects.MessageId(log.id)
-        log.sealed = self._sealed
+        log.on_close = self._closed
         self._store.claim(self._slot, log)
         self._decide(recorded=True)
 
@@ -375,15 +374,12 @@ class Run:
                         log.readers.discard(reader)  # it is cut off as soon as it reads on
             log.trim()
 
-    def _sealed(self) -> None:
-        """Before the app has ended it is somebody else's: a stop, or this worker was taken for dead."""
+    def _closed(self) -> None:
+        """Before the app has ended: a stop, a shutdown, or this worker was taken for dead."""
         if not self._complete and not self._stopping:
-            self._stop()
-
-    def _stop(self) -> None:
-        self._stopping = True
-        self._changed.notify()
-        asyncio.get_running_loop().call_later(_STOP_GRACE, self._task.cancel)
+            self._stopping = True
+            self._changed.notify()
+            asyncio.get_running_loop().call_later(_STOP_GRACE, self._task.cancel)
 
 
 def is_recordable(start: Message) -> bool:

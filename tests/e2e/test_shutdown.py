@@ -159,6 +159,7 @@ async def test_nothing_that_an_interrupted_app_sends_is_accepted_and_then_not_re
         asked = asyncio.Event()
 
         def finish(log: Log, outcome: Outcome, detail: str = "") -> None:
+            log.close()
             seals.append((log, outcome))
             asked.set()
 
@@ -219,8 +220,8 @@ async def test_a_call_that_lingers_waits_for_the_seal_too(monkeypatch: pytest.Mo
             flushing.set()
             await written.wait()
 
-        monkeypatch.setattr(made.store, "flush", flush)
         exchange, run = await made.begin()
+        monkeypatch.setattr(made.store, "flush", flush)
         exchange.disconnect()
         run.finish()
         async with asyncio.timeout(5):

@@ -53,7 +53,7 @@ class Store(Protocol):
         ...
 
     def finish(self, log: Log, outcome: Outcome, detail: str = "") -> None:
-        """Ask for the seal of a claimed log. A seal that somebody else wrote before wins.
+        """Close a claimed log and ask for its seal. A seal that somebody else wrote before wins.
 
         The log's outcome is set when it is settled, or when the store cannot be asked. A second call
         for the same log is a no-op.

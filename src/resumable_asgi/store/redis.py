@@ -21,6 +21,10 @@ from .writer import Writer
 
 logger = logging.getLogger(__name__)
 
+_STOP_LOOKS, _STOP_PAUSE = 15, 0.04
+"""How often, and at what distance in seconds, to look whether a worker has sealed a log of its that is to
+stop. It hears of it with its next heartbeat; one that is silent for longer is not waited for."""
+
 
 class RedisStore:
     """The store of one event loop in one process."""
@@ -61,12 +65,8 @@ class RedisStore:
 
     async def find(self, slot: Slot, stream_id: str | None = None) -> Found | None:
         own = self._writer.newest(slot)
-        log_prefix = self._keys.log(slot.name, "")
-        wanted = (stream_id or "").encode()
         try:
-            reply = await self._ask(
-                self._reader, FIND.pack([self._keys.pointer(slot.name)], log_prefix, wanted)
-            )
+            reply = await self._find(slot, stream_id or "")
         except StoreUnavailableError:
             if own is None or stream_id not in (None, own.log.id):
                 raise
@@ -94,35 +94,44 @@ class RedisStore:
     async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
         own = self._writer.newest(slot)
         try:
-            return await self._stop(slot, stream_id)
+            found = await self._find(slot, "")
         except StoreUnavailableError:
             if own is None or stream_id not in (None, own.log.id) or own.seal is not None:
                 raise
             self.finish(own.log, Outcome.STOPPED)
             return True
-
-    async def _stop(self, slot: Slot, stream_id: str | None) -> bool:
-        pointer, prefix = self._keys.pointer(slot.name), self._keys.log(slot.name, "")
-        found = await self._ask(self._reader, FIND.pack([pointer], prefix, b""))
         if found is None or len(found) > 3 or stream_id not in (None, found[0].decode()):
             return False
-        active: str = found[0].decode()
         try:
             worker = Head.from_json(found[1]).worker
         except ValueError as error:
-            logger.warning("stream %s: not a log that this version can read (%s)", active, error)
+            logger.warning("stream %r: not a log that this version can read (%s)", found[0], error)
             return False
-        key = self._keys.log(slot.name, active)
-        retention = b"%d" % int(1000 * slot.route.retention)
-        seal = SEAL.pack([pointer, key], found[0], b"stopped", b"", retention, key, b"PUBLISH", b"")
-        reply = await self._ask(self._reader, seal)
-        if reply[0] != b"sealed":
-            return False
-        if active in self._writer.records:
-            self._writer.check(active)
+        return await self._stop(slot, found[0], worker)
+
+    async def _stop(self, slot: Slot, stream_id: bytes, worker: str) -> bool:
+        """Have the log sealed by its worker, which knows where it ends; or else, soon, by us."""
+        own = self._writer.records.get(stream_id.decode())
+        if own is not None:
+            self.finish(own.log, Outcome.STOPPED)
         else:
-            await self._ask(self._reader, POST.pack([self._keys.worker(worker)], found[0]))
-        return True
+            await self._ask(self._reader, POST.pack([self._keys.worker(worker)], stream_id))
+        for _ in range(_STOP_LOOKS):
+            await asyncio.sleep(_STOP_PAUSE)
+            found = await self._find(slot, stream_id.decode())
+            if found is None or len(found) > 3:
+                return found is not None and found[3] == b"stopped"
+        keys = [self._keys.pointer(slot.name), self._keys.log(slot.name, stream_id.decode())]
+        retention = b"%d" % int(1000 * slot.route.retention)
+        seal = SEAL.pack(keys, stream_id, b"stopped", b"", retention, keys[1], b"PUBLISH", b"")
+        reply = await self._ask(self._reader, seal)
+        return reply[0] == b"sealed" or reply[:2] == [b"was", b"stopped"]
+
+    async def _find(self, slot: Slot, stream_id: str) -> Reply:
+        """The answer of the script `find`. Raises `StoreUnavailableError`."""
+        keys = [self._keys.pointer(slot.name)]
+        find = FIND.pack(keys, self._keys.log(slot.name, ""), stream_id.encode())
+        return await self._ask(self._reader, find)
 
     async def start(self) -> None:
         """Connect now, so that the first stream need not wait for it."""

@@ -51,7 +51,7 @@ class Writer:
         self._keys = keys
         self._worker_key = keys.worker(worker)
         self._newest: dict[str, Record] = {}
-        self._beat = min(settings.lease / 4, 0.4)
+        self._beat = min(settings.lease / 4, 0.25)
         self._lease_ms = int(settings.lease * 1000)
         self._beat_at = 0.0
         self._leased = False
@@ -94,6 +94,7 @@ class Writer:
             return
         if record.seal is not None:
             return
+        log.close()
         record.seal = (outcome, detail)
         record.ended_at = asyncio.get_running_loop().time()
         self._hurry(record)
@@ -344,7 +345,7 @@ class Writer:
             self._hurry(record)
 
     def _beaten(self, reply: Reply) -> None:
-        """The lease's old value is the post: ids of logs that somebody else sealed."""
+        """The lease's old value is the post: ids of logs that are to be stopped."""
         _refuse(reply)
         if reply is None:
             if self._leased:  # Redis was emptied, or this process has slept for longer than its lease
@@ -352,7 +353,9 @@ class Writer:
                     self.check(stream_id)
         else:
             for at in range(0, len(reply), 32):
-                self.check(reply[at : at + 32].decode("latin-1"))
+                record = self.records.get(reply[at : at + 32].decode("latin-1"))
+                if record is not None:
+                    self.finish(record.log, Outcome.STOPPED, "")
         self._leased = True
 
     def _claimed(self, record: Record, reply: Reply) -> None:

@@ -1,4 +1,4 @@
--- Tell a worker that somebody else sealed a log of its. It takes its post with each renewal of its lease.
+-- Ask a worker to stop a stream of its. It takes its post with each renewal of its lease.
 --
 -- KEYS  1 the worker's lease
 -- ARGV  1 stream id
