@@ -110,6 +110,8 @@ class Resume:
                 # A log that ended short of what its client has seen has nothing more for it.
                 ahead = position.offset > log.end
                 follower.offset = log.end if ahead else sse.event_start(log.whole(), position.offset)
+            if log.start:
+                return  # it has outgrown its limit meanwhile, and is no longer whole
             if not await follower.follow():
                 return
             if log.outcome is not Outcome.DONE:

@@ -42,7 +42,10 @@ def connection_factory(settings: Settings, redis: Redis | RedisCluster | None) -
 
     async def connect() -> AbstractConnection:
         connection = pool.connection_class(**options, retry=Retry(NoBackoff(), 0))
-        await connection.connect()
+        try:
+            await connection.connect()
+        except RuntimeError as error:  # uvloop's word for a connection that was reset in the handshake
+            raise ConnectionResetError(str(error)) from error
         return cast("AbstractConnection", connection)
 
     return connect

@@ -45,6 +45,7 @@ class Tail:
         "page",
         "quiet_rounds",
         "reading",
+        "sealed",
         "slot",
         "unreadable_since",
     )
@@ -59,6 +60,8 @@ class Tail:
         self.reading: asyncio.Task[None] | None = None
         self.quiet_rounds = 0
         """Rounds of the watch without news."""
+        self.sealed = False
+        """Whether the seal was published: from then on only what stands in the log counts."""
         self.idle_rounds = 0
         self.missing_since: float | None = None
         """Since when the log has been gone from Redis."""
@@ -132,8 +135,11 @@ class Tailer:
             return
         if kind == b"message":
             tail.quiet_rounds = 0
+            if tail.sealed:
+                return  # of a writer that was refused, and does not know it yet
             end, _, data = payload.partition(b":")
-            if payload == SEAL_MESSAGE or not end.isdigit() or not tail.take(int(end), data):
+            tail.sealed = payload == SEAL_MESSAGE
+            if tail.sealed or not end.isdigit() or not tail.take(int(end), data):
                 self._read(tail)
             else:
                 self._trim(tail)

@@ -69,7 +69,7 @@ class Wire(asyncio.Protocol):
         The future raises `WireLostError`.
         """
         future: asyncio.Future[list[Reply]] = self._loop.create_future()
-        if self.lost.done():
+        if self.lost.done() or self._transport.is_closing():
             future.set_exception(WireLostError("the connection to Redis was lost"))
             return future
         if not self._calls:
@@ -82,7 +82,7 @@ class Wire(asyncio.Protocol):
 
     def send(self, command: bytes) -> None:
         """Send a command of which the answer goes to `pushed`."""
-        if not self.lost.done():
+        if not self.lost.done() and not self._transport.is_closing():
             self._transport.write(command)
 
     def data_received(self, data: bytes) -> None:
