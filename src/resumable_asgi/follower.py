@@ -11,11 +11,13 @@ import logging
 
 from starlette.types import Message, Send
 
-from . import sse
+from . import dialects, sse
 from .client import Client
 from .log import Log, TrimmedError
 
 logger = logging.getLogger(__name__)
+
+STREAM_ID_HEADER = b"resumable-stream-id"
 
 _LONGEST_MESSAGE = 128 * 1024
 """Bytes a body message; more would sit in the server's buffer while a slow client takes its time."""
@@ -129,6 +131,17 @@ class Follower:
     def sent_tail(self, length: int = _LONGEST_ENDING) -> bytes:
         """The last bytes of the log that this follower has sent."""
         return self._log.tail(self.offset, length)
+
+    async def end(self) -> None:
+        """End the response as the log ended, for every outcome but done.
+
+        An incomplete stream never ends as if it were whole: where its dialect has no words for that, the
+        final body is not sent, and the server breaks the connection.
+        """
+        assert self._log.outcome is not None
+        ending = dialects.ending(self._log.head.dialect, self._log.outcome, self.sent_tail(64))
+        if ending.clean:
+            await self.finish(ending.body)
 
     async def finish(self, body: bytes = b"") -> None:
         """Send the final body, which ends the response cleanly."""

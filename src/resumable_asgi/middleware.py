@@ -17,7 +17,8 @@ from .follower import KeepAlive
 from .ownership import Owners
 from .ownership import slot as slot_name
 from .routing import Action, Match, Router, read_key
-from .run import Run, Runs
+from .run import Run
+from .runs import Runs
 from .settings import Settings
 from .sse_starlette import let_sse_starlette_wait
 from .store import Slot, Store

@@ -13,11 +13,10 @@ from starlette.types import Message, Scope, Send
 from . import sse
 from .client import BodyTooLargeError, Client
 from .errors import StoreUnavailableError
-from .follower import Follower, KeepAlive
+from .follower import STREAM_ID_HEADER, Follower, KeepAlive
 from .log import Headers
 from .outcome import Outcome
 from .position import Position, PositionError, read_position
-from .run import STREAM_ID_HEADER, end
 from .store import Found, Slot, Store
 
 _UNDER_WAY = 0.25
@@ -115,7 +114,7 @@ class Resume:
             if not await follower.follow():
                 return
             if log.outcome is not Outcome.DONE:
-                await end(follower, log)
+                await follower.end()
                 return
             if self._client.attended:
                 await self._store.delivered(slot, log)

@@ -18,17 +18,13 @@ from starlette.types import ASGIApp, Message, Scope, Send
 from . import dialects
 from .client import Client
 from .dialects import Dialect
-from .follower import Follower, KeepAlive
+from .follower import STREAM_ID_HEADER, Follower, KeepAlive
 from .log import Head, Headers, Log, new_stream_id
 from .outcome import Outcome
+from .runs import STOP_GRACE, Runs, Signal
 from .store import Slot, Store
 
 logger = logging.getLogger(__name__)
-
-STREAM_ID_HEADER = b"resumable-stream-id"
-
-_STOP_GRACE = 1.0
-"""Seconds between telling an app that it is stopped and cancelling its task."""
 
 _BURST = 64 * 1024
 _STINT = 0.001
@@ -46,46 +42,6 @@ def is_recording() -> bool:
     """Whether the calling code belongs to an app whose response is being recorded."""
     run = _current.get()
     return run is not None and run.log is not None
-
-
-class Signal:
-    """Wakes everybody who waits for it."""
-
-    def __init__(self) -> None:
-        self._waiting: set[asyncio.Future[None]] = set()
-
-    async def wait(self) -> None:
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
-        try:
-            await future
-        finally:
-            self._waiting.discard(future)
-
-    def notify(self) -> None:
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
-
-
-class Runs:
-    """All runs of a process; it keeps them alive, and ends them at shutdown."""
-
-    def __init__(self) -> None:
-        self._tasks: dict[asyncio.Task[None], Run] = {}
-
-    def add(self, run: Run, task: asyncio.Task[None]) -> None:
-        self._tasks[task] = run
-        task.add_done_callback(self._tasks.pop)
-
-    async def drain(self, timeout: float) -> None:
-        """Give the runs `timeout` seconds to finish, then stop those left and seal them interrupted."""
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=timeout)
-        for run in list(self._tasks.values()):
-            run.interrupt()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=_STOP_GRACE + 0.5)
 
 
 class Run:
@@ -143,7 +99,7 @@ class Run:
             self._client.close()
         if linger:
             await asyncio.wait([task])
-            await self._store.flush(_STOP_GRACE)
+            await self._store.flush(STOP_GRACE)
 
     async def _follow_or_leave(self, send: Send, timer: KeepAlive) -> bool:
         seen = False
@@ -169,7 +125,7 @@ class Run:
             if log.outcome is Outcome.ERROR:
                 return True
             if log.outcome is not Outcome.DONE:
-                await end(follower, log)
+                await follower.end()
                 return False
             if self._client.attended:
                 await self._store.delivered(self._slot, log)
@@ -379,7 +335,7 @@ class Run:
         if not self._complete and not self._stopping:
             self._stopping = True
             self._changed.notify()
-            asyncio.get_running_loop().call_later(_STOP_GRACE, self._task.cancel)
+            asyncio.get_running_loop().call_later(STOP_GRACE, self._task.cancel)
 
 
 def is_recordable(start: Message) -> bool:
@@ -394,18 +350,6 @@ def is_recordable(start: Message) -> bool:
         elif lower == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             return False
     return event_stream
-
-
-async def end(follower: Follower, log: Log) -> None:
-    """End a follower's response as the log ended.
-
-    An incomplete stream never ends as if it were whole: where its dialect has no words for that, the
-    final body is not sent, and the server breaks the connection.
-    """
-    assert log.outcome is not None
-    ending = dialects.ending(log.head.dialect, log.outcome, follower.sent_tail(64))
-    if ending.clean:
-        await follower.finish(ending.body)
 
 
 def _id_header(log: Log) -> tuple[bytes, bytes]:
