@@ -95,9 +95,7 @@ async def test_a_thousand_streams_leave_nothing_behind(valkey: Valkey) -> None:
 
                 def flat() -> bool:  # timers of `redis_timeout` still hold the newest logs for a moment
                     gc.collect()
-                    return (
-                        tracemalloc.get_traced_memory()[0] - before < 300_000
-                    )
+                    return tracemalloc.get_traced_memory()[0] - before < 300_000
 
                 await wait_until(flat, what="the memory of 800 streams to be let go of")
             finally:
