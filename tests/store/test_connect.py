@@ -1,0 +1,74 @@
+"""How connections are opened: by Sentinel, and as a client of the user's says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from harness.logs import begin, sealed, slot_named
+from harness.process import Process, free_port
+from harness.valkey import Valkey
+from harness.wait import wait_until
+from redis.asyncio import Redis
+
+from resumable_asgi import Settings
+from resumable_asgi.outcome import Outcome
+from resumable_asgi.store.connect import connection_factory
+from resumable_asgi.store.redis import RedisStore
+
+SLOT = slot_named("c" * 32)
+
+
+@pytest.fixture
+def sentinel(valkey: Valkey, valkey_binary: str, tmp_path: Path) -> Iterator[int]:
+    """The port of a Sentinel that watches the server under the name `primary`."""
+    port = free_port()
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"port {port}\ndir {tmp_path}\nsentinel monitor primary 127.0.0.1 {valkey.port} 1\n")
+    process = Process([valkey_binary, str(config), "--sentinel"], log=tmp_path / "sentinel.log")
+    try:
+        yield port
+    finally:
+        process.kill()
+
+
+async def check_two_workers(settings: Settings, client: Redis | None = None) -> None:
+    """What one of them writes the other finds."""
+    own, other = (RedisStore(settings, connection_factory(settings, client)) for _ in range(2))
+    try:
+        log = await begin(own, SLOT, b"data: 1\n\n")
+        await wait_until(lambda: own._writer.records[log.id].offset == log.end)
+        found = await other.find(SLOT)
+        assert found is not None
+        assert found.log.id == log.id
+        own.finish(log, Outcome.DONE)
+        assert await sealed(log) is Outcome.DONE
+        assert await sealed(found.log) is Outcome.DONE
+        assert bytes(found.log.whole()) == b"data: 1\n\n"
+    finally:
+        await own.aclose()
+        await other.aclose()
+
+
+async def test_sentinel_tells_where_the_primary_is(sentinel: int) -> None:
+    def knows() -> bool:
+        try:
+            with redis.Redis(port=sentinel, socket_timeout=1) as client:
+                return bool(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "primary"))
+        except redis.ConnectionError:
+            return False
+
+    await wait_until(knows)
+    url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{sentinel}/primary/0"
+    await check_two_workers(Settings(redis_url=url, redis_timeout=3))
+
+
+async def test_a_client_of_the_user_s_is_used_for_its_connections_and_left_open(valkey: Valkey) -> None:
+    client = Redis(port=valkey.port, decode_responses=True, protocol=3)
+    try:
+        await check_two_workers(Settings(redis_timeout=3), client)
+        assert await client.ping()
+    finally:
+        await client.aclose()
