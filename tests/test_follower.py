@@ -10,7 +10,7 @@ from starlette.types import Message
 
 from resumable_asgi.client import Client
 from resumable_asgi.dialects import Dialect
-from resumable_asgi.follower import Follower, KeepAlive
+from resumable_asgi.follower import Follower, Followers
 from resumable_asgi.log import Head, Log, new_stream_id
 from resumable_asgi.outcome import Outcome
 from resumable_asgi.sse import COMMENT
@@ -76,9 +76,9 @@ async def follow(log: Log, connection: Connection) -> AsyncIterator[Follow]:
 
     def start(offset: int = 0, keepalive: float | None = None, wait_for: int = 0) -> asyncio.Task[bool]:
         async def run() -> bool:
-            timer = KeepAlive(0.01)
+            among = Followers(0.01)
             with Follower(
-                log, offset, connection.send, connection.client, keepalive=keepalive, timer=timer
+                log, offset, connection.send, connection.client, keepalive=keepalive, among=among
             ) as follower:
                 return await follower.wait_for(wait_for) and await follower.follow()
 
@@ -216,8 +216,8 @@ async def test_waiting_for_a_position_ends_with_the_log_and_with_the_client(
 
 
 async def test_the_timer_rests_while_nobody_follows(log: Log, connection: Connection) -> None:
-    timer = KeepAlive(0.01)
+    among = Followers(0.01)
     for _ in range(2):
-        with Follower(log, 0, connection.send, connection.client, keepalive=1, timer=timer):
-            assert timer._timer is not None
-        assert timer._timer is None
+        with Follower(log, 0, connection.send, connection.client, keepalive=1, among=among):
+            assert among._timer is not None
+        assert among._timer is None

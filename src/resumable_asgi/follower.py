@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 
 from starlette.types import Message, Send
 
 from . import dialects, sse
 from .client import Client
+from .dispatch import Deputy, Dispatcher
 from .log import Log, TrimmedError
 
 logger = logging.getLogger(__name__)
@@ -26,10 +28,11 @@ _LONGEST_ENDING = 16
 """Bytes that are enough to see that the last event was complete."""
 
 
-class KeepAlive:
-    """One timer for all followers: those that have been silent for too long are nudged."""
+class Followers:
+    """What all followers of an event loop share: the dispatcher, and one timer for those that are silent."""
 
     def __init__(self, period: float) -> None:
+        self.dispatcher = Dispatcher()
         self._period = period
         self._followers: set[Follower] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -62,16 +65,24 @@ class Follower:
     """
 
     def __init__(
-        self, log: Log, offset: int, send: Send, client: Client, *, keepalive: float | None, timer: KeepAlive
+        self, log: Log, offset: int, send: Send, client: Client, *, keepalive: float | None, among: Followers
     ) -> None:
         self.offset = offset
         self._log = log
         self._send = send
         self._client = client
         self._keepalive = keepalive
-        self._timer = timer
+        self._among = among
+        self._dispatcher = among.dispatcher
+        self._deputy = Deputy()
         self._loop = asyncio.get_running_loop()  # asking each time is a system call before Python 3.12
         self._woken: asyncio.Future[None] | None = None
+        self._following = False
+        """Whether the task waits in `follow`, where its deputy may send what comes."""
+        self._due = False
+        """Whether the dispatcher will have it step."""
+        self._rest: Awaitable[None] | None = None
+        """Of a send that the deputy began."""
         self._sent = True
         """Whether something was sent since the timer last looked: a clock read a chunk would cost more."""
         self._silent_since = 0.0
@@ -82,17 +93,17 @@ class Follower:
         self._log.watch(self._wake)
         self._client.watch(self._wake)
         if self._keepalive is not None:
-            self._timer.add(self)
+            self._among.add(self)
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._log.readers.discard(self)
         self._log.unwatch(self._wake)
-        self._timer.discard(self)
+        self._among.discard(self)
 
     async def start(self, message: Message) -> bool:
         """Send the start of the response; False if the client is gone."""
-        return await self._deliver(message)
+        return await self._deliver(self._send(message))
 
     async def follow(self) -> bool:
         """Send all there is and all that comes, until the log has ended; False if the client went first."""
@@ -104,18 +115,54 @@ class Follower:
                 logger.warning("a client is too slow for a stream longer than max_bytes: %s", error)
                 return False
             if data:
-                if not await self._deliver({"type": "http.response.body", "body": data, "more_body": True}):
+                if not await self._deliver(self._send(_body(data))):
                     return False
-                self.offset += len(data)
-                if log.progressed is not None:
-                    log.progressed()
+                self._advance(len(data))
             elif log.outcome is not None:
                 return True
             elif self._comment_due and sse.at_boundary(self.sent_tail()):
                 await self._comment()
-            else:
-                await self._more()
+            elif not await self._follow_by_deputy():
+                return False
         return False
+
+    async def _follow_by_deputy(self) -> bool:
+        """Wait while the deputy sends what comes, up to where it takes the task; False if the client went."""
+        self._following = True
+        try:
+            await self._more()
+        finally:
+            self._following = False
+        rest, self._rest = self._rest, None
+        return rest is None or await self._deliver(rest)
+
+    def _wake(self) -> None:
+        """Something changed."""
+        if self._woken is not None and not self._due:
+            self._due = True
+            self._dispatcher.add(self)
+
+    def step(self) -> None:
+        """Send what came if the task waits for that, and wake it for everything else."""
+        self._due = False
+        woken, log = self._woken, self._log
+        if woken is None or woken.done():
+            return
+        if self._following and log.start <= self.offset < log.end:
+            data = log.read(self.offset, _LONGEST_MESSAGE)
+            self._sent, self._comment_due = True, False
+            self._rest = self._deputy.begin(
+                self._send, {"type": "http.response.body", "body": data, "more_body": True}
+            )
+            self._advance(len(data))
+            if self._rest is None and self.offset == log.end and log.outcome is None:
+                return
+        woken.set_result(None)
+
+    def _advance(self, length: int) -> None:
+        self.offset += length
+        if self._log.progressed is not None:
+            self._log.progressed()
 
     async def wait_for(self, offset: int) -> bool:
         """Before the first byte: wait until the log reaches `offset` or ends; False if the client went."""
@@ -145,7 +192,7 @@ class Follower:
 
     async def finish(self, body: bytes = b"") -> None:
         """Send the final body, which ends the response cleanly."""
-        await self._deliver({"type": "http.response.body", "body": body, "more_body": False})
+        await self._deliver(self._send({"type": "http.response.body", "body": body, "more_body": False}))
 
     def nudge(self, now: float) -> None:
         """The timer asks: has this one been silent for too long?"""
@@ -157,13 +204,13 @@ class Follower:
             self._wake()
 
     async def _comment(self) -> None:
-        await self._deliver({"type": "http.response.body", "body": sse.COMMENT, "more_body": True})
+        await self._deliver(self._send(_body(sse.COMMENT)))
 
-    async def _deliver(self, message: Message) -> bool:
+    async def _deliver(self, sending: Awaitable[None]) -> bool:
         self._comment_due = False
         self._sent = True
         try:
-            await self._send(message)
+            await sending
         except OSError:  # what servers of ASGI HTTP version 2.4 raise once the client is gone
             return False
         return not self._client.gone
@@ -171,7 +218,8 @@ class Follower:
     async def _more(self) -> None:
         self._woken = self._loop.create_future()
         await self._woken
+        self._woken = None
 
-    def _wake(self) -> None:
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
+
+def _body(data: bytes) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": True}

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import resume
 from .client import BodyTooLargeError, Client
-from .follower import KeepAlive
+from .follower import Followers
 from .ownership import Owners
 from .ownership import slot as slot_name
 from .routing import Action, Match, Router, read_key
@@ -37,10 +37,10 @@ _UNRECORDED_BODIES = frozenset({"http.response.pathsend", "http.response.zerocop
 class _Runtime:
     """What lives in one event loop."""
 
-    def __init__(self, store: Store, timer: KeepAlive) -> None:
+    def __init__(self, store: Store, followers: Followers) -> None:
         self.loop = asyncio.get_running_loop()
         self.store = store
-        self.timer = timer
+        self.followers = followers
         self.runs = Runs()
 
 
@@ -102,7 +102,7 @@ class ResumableStreamMiddleware:
             slot=slot,
             unavailable_status=self._settings.unavailable_status,
         )
-        await request.serve(send, runtime.timer)
+        await request.serve(send, runtime.followers)
 
     async def _start(self, runtime: _Runtime, match: Match, scope: Scope, client: Client, send: Send) -> None:
         try:
@@ -122,7 +122,7 @@ class ResumableStreamMiddleware:
         slot, key = identity
         _keep_bodies_recordable(scope)
         run = Run(self.app, scope, client, store=runtime.store, slot=slot, key=key)
-        await run.serve(send, runs=runtime.runs, timer=runtime.timer, linger=not self._has_lifespan)
+        await run.serve(send, runs=runtime.runs, among=runtime.followers, linger=not self._has_lifespan)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime = self._current_runtime()
@@ -175,8 +175,8 @@ class ResumableStreamMiddleware:
         if runtime is None or runtime.loop is not asyncio.get_running_loop():
             assert self._open is not None
             silences = [route.keepalive for route in self._settings.routes if route.keepalive is not None]
-            timer = KeepAlive(min([1.0, *(silence / 4 for silence in silences)]))
-            self._runtime = runtime = _Runtime(self._open(), timer)
+            followers = Followers(min([1.0, *(silence / 4 for silence in silences)]))
+            self._runtime = runtime = _Runtime(self._open(), followers)
             let_sse_starlette_wait()
         return runtime
 

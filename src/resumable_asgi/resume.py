@@ -13,7 +13,7 @@ from starlette.types import Message, Scope, Send
 from . import sse
 from .client import BodyTooLargeError, Client
 from .errors import StoreUnavailableError
-from .follower import STREAM_ID_HEADER, Follower, KeepAlive
+from .follower import STREAM_ID_HEADER, Follower, Followers
 from .log import Headers
 from .outcome import Outcome
 from .position import Position, PositionError, read_position
@@ -56,7 +56,7 @@ class Resume:
         self._slot = slot
         self._unavailable_status = unavailable_status
 
-    async def serve(self, send: Send, timer: KeepAlive) -> None:
+    async def serve(self, send: Send, among: Followers) -> None:
         answer = await self._find()
         if isinstance(answer, Response):
             await answer(self._scope, self._client.receive, send)
@@ -72,7 +72,7 @@ class Resume:
             await send({"type": "http.response.body"})
             return
         try:
-            await self._follow(found, position, slot, start, send, timer)
+            await self._follow(found, position, slot, start, send, among)
         finally:
             self._client.close()
 
@@ -96,10 +96,10 @@ class Resume:
         return found, position, self._slot
 
     async def _follow(
-        self, found: Found, position: Position, slot: Slot, start: Message, send: Send, timer: KeepAlive
+        self, found: Found, position: Position, slot: Slot, start: Message, send: Send, among: Followers
     ) -> None:
         log = found.log
-        with Follower(log, 0, send, self._client, keepalive=slot.route.keepalive, timer=timer) as follower:
+        with Follower(log, 0, send, self._client, keepalive=slot.route.keepalive, among=among) as follower:
             if not await follower.start(start):
                 return
             if position.event_id is not None:

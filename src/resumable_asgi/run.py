@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Scope, Send
 from . import dialects
 from .client import Client
 from .dialects import Dialect
-from .follower import STREAM_ID_HEADER, Follower, KeepAlive
+from .follower import STREAM_ID_HEADER, Follower, Followers
 from .log import Head, Headers, Log, new_stream_id
 from .outcome import Outcome
 from .runs import STOP_GRACE, Runs, Signal
@@ -75,7 +75,7 @@ class Run:
 
     # -- the original client's side
 
-    async def serve(self, send: Send, *, runs: Runs, timer: KeepAlive, linger: bool) -> None:
+    async def serve(self, send: Send, *, runs: Runs, among: Followers, linger: bool) -> None:
         """Run the app, and follow its log for the client if there comes to be one.
 
         With `linger` the call does not return before the run is over, client or no client: for servers
@@ -88,7 +88,7 @@ class Run:
         try:
             if not await self._decided:
                 await task
-            elif await self._follow_or_leave(send, timer):
+            elif await self._follow_or_leave(send, among):
                 await asyncio.shield(task)  # background tasks and exceptions, as without us
         except asyncio.CancelledError:
             if self.log is None:
@@ -101,23 +101,23 @@ class Run:
             await asyncio.wait([task])
             await self._store.flush(STOP_GRACE)
 
-    async def _follow_or_leave(self, send: Send, timer: KeepAlive) -> bool:
+    async def _follow_or_leave(self, send: Send, among: Followers) -> bool:
         seen = False
         try:
-            seen = await self._follow(send, timer)
+            seen = await self._follow(send, among)
         finally:
             if not seen:
                 self._leave(self._task)
         return seen
 
-    async def _follow(self, send: Send, timer: KeepAlive) -> bool:
+    async def _follow(self, send: Send, among: Followers) -> bool:
         """Whether the client saw the ending that the app itself gave the response."""
         log = self.log
         assert log is not None
         start = {**self._start, "headers": [*self._start.get("headers", ()), _id_header(log)]}
         sized = any(name.lower() == b"content-length" for name, _ in log.head.headers)
         keepalive = None if sized else self._slot.route.keepalive
-        with Follower(log, 0, send, self._client, keepalive=keepalive, timer=timer) as follower:
+        with Follower(log, 0, send, self._client, keepalive=keepalive, among=among) as follower:
             self._follower = follower
             await self._store.claimed(log)
             if not (await follower.start(start) and await follower.follow()):

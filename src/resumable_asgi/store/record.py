@@ -94,7 +94,8 @@ class Record:
         )
 
     def append_commands(self, data: bytes) -> tuple[bytes, bytes]:
-        """One entry, and its publication. An entry's id is the offset after it."""
+        """One entry, and its publication: an entry's id is the offset after it, and while nobody is known to
+        follow, that alone is published."""
         key, end = self.log_key, b"%d" % self.sent_end
         if self.overflowing:
             least = b"%d" % max(0, self.sent_end - self.slot.route.max_bytes)
@@ -104,12 +105,13 @@ class Record:
                 b"*6\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n$%d\r\n%b-0\r\n$1\r\nb\r\n$%d\r\n%b\r\n"
                 % (len(key), key, len(end) + 2, end, len(data), data)
             )
+        news = data if self.watched else b""
         publish = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b:%b\r\n" % (
             len(key),
             key,
-            len(end) + 1 + len(data),
+            len(end) + 1 + len(news),
             end,
-            data,
+            news,
         )
         return append, publish
 

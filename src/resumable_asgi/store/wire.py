@@ -32,10 +32,10 @@ class WireLostError(Exception):
 
 
 class _Call:
-    __slots__ = ("future", "missing", "replies")
+    __slots__ = ("answers", "future", "replies")
 
-    def __init__(self, missing: int, future: asyncio.Future[list[Reply]]) -> None:
-        self.missing = missing
+    def __init__(self, answers: int, future: asyncio.Future[list[Reply]]) -> None:
+        self.answers = answers
         self.replies: list[Reply] = []
         self.future = future
 
@@ -77,7 +77,7 @@ class Wire(asyncio.Protocol):
             if self._check is None:
                 self._check = self._loop.call_later(self._patience, self._check_patience)
         self._calls.append(_Call(answers, future))
-        self._transport.writelines(commands)
+        self._transport.write(b"".join(commands))
         return future
 
     def send(self, command: bytes) -> None:
@@ -88,24 +88,21 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
         self._parser.feed(data)
+        take, calls = self._parser.gets, self._calls
         try:
-            while (reply := self._parser.gets()) is not False:
+            while (reply := take()) is not False:
                 if self._pushed is not None:
                     self._pushed(reply)
-                else:
-                    self._answered(reply)
+                    continue
+                call = calls[0]
+                call.replies.append(reply)
+                if len(call.replies) == call.answers:
+                    calls.popleft()
+                    if not call.future.done():
+                        call.future.set_result(call.replies)
         except (ReplyError, ValueError, IndexError) as error:
             logger.warning("Redis sent what cannot be understood (%s); connecting anew", error)
             self.abort()
-
-    def _answered(self, reply: Reply) -> None:
-        call = self._calls[0]
-        call.replies.append(reply)
-        call.missing -= 1
-        if not call.missing:
-            self._calls.popleft()
-            if not call.future.done():
-                call.future.set_result(call.replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()

@@ -24,7 +24,7 @@ from .wire import Link, Wire, WireLostError
 
 logger = logging.getLogger(__name__)
 
-_LINGER = 0.05
+_LINGER = 0.1
 """Seconds that appends are gathered while nobody follows from elsewhere. Fewer, longer entries also make
 replays faster."""
 
@@ -324,12 +324,13 @@ class Writer:
 
     def _answered(self, record: Record, replies: Iterator[Reply]) -> None:
         sent, record.sent = record.sent, 0
+        if sent == APPEND_SENT:
+            self._appended(record, next(replies), next(replies))
+            return
         if sent & CLAIM_SENT:
             self._claimed(record, next(replies))
         if sent & APPEND_SENT:
-            self._appended(record, next(replies))
-            published = next(replies)
-            record.watched = isinstance(published, int) and published > 0
+            self._appended(record, next(replies), next(replies))
         if sent & SEAL_SENT:
             self._sealed(record, next(replies))
         if sent & CLEAR_SENT:
@@ -375,7 +376,8 @@ class Writer:
         if stored < record.log.end or record.seal is not None or record.clear_ms is not None:
             self._hurry(record)
 
-    def _appended(self, record: Record, reply: Reply) -> None:
+    def _appended(self, record: Record, reply: Reply, followers: Reply) -> None:
+        record.watched = isinstance(followers, int) and followers > 0
         _refuse(reply)
         if not isinstance(reply, bytes):  # vanished, sealed by somebody, or there already
             record.in_step = False

@@ -1,0 +1,114 @@
+"""Sending without switching to the task of the one who sends.
+
+A task switch costs as much as sending a chunk, and nearly every send ends without having waited. So a send
+is begun outside of the task, in its name, and only one that does wait, on a slow client, is left to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from asyncio.tasks import _enter_task, _leave_task  # https://docs.python.org/3/library/asyncio-extending.html
+from collections.abc import Awaitable, Callable, Generator
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any, Protocol
+
+_TOGETHER = 8
+"""So many sends are done one after the other, which costs less than each right after its chunk was made;
+more would let the first ones wait."""
+
+_ENDED: Any = object()
+
+
+class Sender(Protocol):
+    def step(self) -> None:
+        """Send what there is to send. Must not raise."""
+        ...
+
+
+class Dispatcher:
+    """Has senders step: at the latest in the next turn of its event loop, before that if they are many."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._due: list[Sender] = []
+        self._scheduled = False
+
+    def add(self, sender: Sender) -> None:
+        due = self._due
+        due.append(sender)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+        elif len(due) >= _TOGETHER:
+            current = asyncio.current_task(self._loop)
+            if current is None:
+                self._flush()
+            else:
+                _leave_task(self._loop, current)
+                try:
+                    self._flush()
+                finally:
+                    _enter_task(self._loop, current)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        self._flush()
+
+    def _flush(self) -> None:
+        due, self._due = self._due, []
+        for sender in due:
+            sender.step()
+
+
+class Deputy:
+    """Acts for the task that makes it: what it calls sees that task as the current one, in a copy of its
+    context."""
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._loop = task.get_loop()
+        self._context = copy_context()
+
+    def begin(self, call: Callable[[Any], Awaitable[None]], argument: Any) -> Awaitable[None] | None:
+        """Call, up to where it waits: the rest of it, for the task to await. None if it has ended.
+
+        What is raised is raised by the rest. Not to be called from within a task.
+        """
+        return self._context.run(self._begin, call, argument)
+
+    def _begin(self, call: Callable[[Any], Awaitable[None]], argument: Any) -> Awaitable[None] | None:
+        _enter_task(self._loop, self._task)
+        try:
+            steps = call(argument).__await__()
+            waits_for = next(steps, _ENDED)
+        except BaseException as error:  # noqa: BLE001
+            return _failure(error)
+        finally:
+            _leave_task(self._loop, self._task)
+        return None if waits_for is _ENDED else _rest(steps, waits_for, self._context)
+
+
+@types.coroutine
+def _failure(error: BaseException) -> Generator[Any, Any, None]:
+    raise error
+    yield
+
+
+@types.coroutine
+def _rest(steps: Generator[Any, Any, None], waits_for: Any, context: Context) -> Generator[Any, Any, None]:
+    """Hands on what `steps` yields and what it is given for that, as `yield from` would from its start."""
+    while True:
+        try:
+            answer = yield waits_for
+        except BaseException as error:  # noqa: BLE001
+            step = partial(steps.throw, error)
+        else:
+            step = partial(steps.send, answer)
+        try:
+            waits_for = context.run(step)
+        except StopIteration:
+            return
