@@ -134,7 +134,7 @@ async def window(job: Job) -> Answer:
         meter = followed
         requests = [resume(key) for key in keys for _ in range(job["follow"]["each"])]
         await open_all(job["follow"]["port"], requests, followed)
-    await asyncio.sleep(job.get("settle", 1))
+    await asyncio.sleep(job.get("settle", 3))
     meter.since = now_us()
     meter.bytes = 0
     before = probe.snapshot()

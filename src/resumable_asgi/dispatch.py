@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import types
-from asyncio.tasks import _enter_task, _leave_task  # https://docs.python.org/3/library/asyncio-extending.html
+
+# documented for such use: https://docs.python.org/3/library/asyncio-extending.html
+from asyncio.tasks import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage]
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from functools import partial

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from itertools import accumulate
 from typing import Any
@@ -87,22 +88,26 @@ WINDOWS = ["before the pointer", "after the pointer", "before the past", "after 
 
 def at_window(store: RedisStore, window: str, action: Callable[[], Awaitable[None]]) -> Callable[[], bool]:
     """Have `action` happen in one window of the next resume; returns whether it did."""
-    original = store._reader.call
+    original = store._reader.ask
     wanted = FIND._text if "pointer" in window else b"$6\r\nXRANGE"
     begun, done = [False], [False]
 
-    async def call(commands: Any, answers: int) -> Any:
+    async def ask(commands: Any, answers: int) -> asyncio.Future[Any]:
         hit = not begun[0] and any(wanted in command for command in commands)
         begun[0] = begun[0] or hit
         if hit and window.startswith("before"):
             await action()
-        replies = await original(commands, answers)
-        if hit and window.startswith("after"):
+        answer = await original(commands, answers)
+        return asyncio.create_task(act_after(answer)) if hit else answer
+
+    async def act_after(answer: asyncio.Future[Any]) -> Any:
+        replies = await answer
+        if window.startswith("after"):
             await action()
-        done[0] = done[0] or hit
+        done[0] = True
         return replies
 
-    store._reader.call = call  # type: ignore[method-assign]
+    store._reader.ask = ask  # type: ignore[method-assign]
     return lambda: done[0]
 
 

@@ -96,7 +96,7 @@ def test_a_sealed_log_without_bytes_ends_at_0(server: redis.Redis) -> None:
     claim(server, NEW)
     seal(server, NEW)
     assert claim(server, NEW, fresh=False) == [b"0", b"done", b"why"]
-    assert find(server) == [NEW.encode(), b"head", b"0", b"done", b"why"]
+    assert find(server) == [NEW.encode(), b"head", b"0", b"done", b"why", None, None]
 
 
 @pytest.mark.parametrize(
@@ -194,10 +194,10 @@ def test_find_gives_the_resumable_log_or_the_one_with_an_id(server: redis.Redis)
     claim(server, OLD)
     claim(server, NEW)
     add(server, NEW, 7)
-    assert find(server) == [NEW.encode(), b"head", b"7"]
-    assert find(server, OLD) == [OLD.encode(), b"head", b"0"]
+    assert find(server) == [NEW.encode(), b"head", b"7", None, None, b"7", b"x"]
+    assert find(server, OLD) == [OLD.encode(), b"head", b"0", None, None, None, None]
     seal(server, NEW, b"error")
-    assert find(server) == [NEW.encode(), b"head", b"7", b"error", b"why"]
+    assert find(server) == [NEW.encode(), b"head", b"7", b"error", b"why", b"7", b"x"]
 
 
 def test_a_pointer_to_a_log_that_is_gone_finds_nothing(server: redis.Redis) -> None:

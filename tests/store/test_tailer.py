@@ -59,21 +59,21 @@ def held(store: RedisStore, command: bytes) -> Iterator[tuple[Callable[[], int],
     """Hold back every such command on the connection that reads: how many wait, and the release."""
     changes, release = Changes(), asyncio.Event()
     waiting = [0]
-    original = store._reader.call
+    original = store._reader.ask
 
-    async def call(commands: Any, answers: int) -> Any:
+    async def ask(commands: Any, answers: int) -> Any:
         if any(command in each for each in commands) and not release.is_set():
             waiting[0] += 1
             changes.notify()
             await release.wait()
         return await original(commands, answers)
 
-    store._reader.call = call  # type: ignore[method-assign]
+    store._reader.ask = ask  # type: ignore[method-assign]
     try:
         yield lambda: waiting[0], release
     finally:
         release.set()
-        store._reader.call = original  # type: ignore[method-assign]
+        store._reader.ask = original  # type: ignore[method-assign]
 
 
 async def test_what_comes_between_subscribing_and_reading_is_not_missed(

@@ -84,11 +84,12 @@ class RedisStore:
         try:
             head = Head.from_json(reply[1])
             end = int(reply[2])
-            outcome = Outcome(reply[3].decode()) if len(reply) > 3 else None
+            outcome = None if reply[3] is None else Outcome(reply[3].decode())
+            first = None if reply[5] is None else (int(reply[5]), reply[6])
         except (ValueError, TypeError) as error:
             logger.warning("stream %s: not a log that this version can read (%s)", stream_id, error)
             return None
-        log = self._tailer.follow(slot.name, stream_id, head, sealed=outcome is not None)
+        log = self._tailer.follow(slot.name, stream_id, head, first, sealed=outcome is not None)
         return Found(log, end, outcome)
 
     async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
@@ -100,7 +101,7 @@ class RedisStore:
                 raise
             self.finish(own.log, Outcome.STOPPED)
             return True
-        if found is None or len(found) > 3 or stream_id not in (None, found[0].decode()):
+        if found is None or found[3] is not None or stream_id not in (None, found[0].decode()):
             return False
         try:
             worker = Head.from_json(found[1]).worker
@@ -119,7 +120,7 @@ class RedisStore:
         for _ in range(_STOP_LOOKS):
             await asyncio.sleep(_STOP_PAUSE)
             found = await self._find(slot, stream_id.decode())
-            if found is None or len(found) > 3:
+            if found is None or found[3] is not None:
                 return found is not None and found[3] == b"stopped"
         keys = [self._keys.pointer(slot.name), self._keys.log(slot.name, stream_id.decode())]
         retention = b"%d" % int(1000 * slot.route.retention)

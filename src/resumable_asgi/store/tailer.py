@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import cast
 
 from ..log import Head, Log
@@ -25,12 +26,21 @@ _PERIOD = 0.5
 _SILENT_ROUNDS = 4
 """Of such looks without news of a log, after which it is read, should a publication have been lost."""
 _FIRST_PAGE = 32
+_PAGE_GROWTH = 16
 _LARGEST_PAGE = 1024
 _PAGE_BYTES = 256 * 1024
 
 
 class CorruptLogError(Exception):
     """Redis holds something that is not a whole log, or that a newer version wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Entries that were asked for: at most `count` of them."""
+
+    count: int
+    reply: asyncio.Future[list[Reply]]
 
 
 class Tail:
@@ -42,7 +52,6 @@ class Tail:
         "log",
         "missing_since",
         "more",
-        "page",
         "quiet_rounds",
         "reading",
         "sealed",
@@ -54,7 +63,6 @@ class Tail:
         self.slot = slot
         self.log = log
         self.key = key
-        self.page = _FIRST_PAGE
         self.more = False
         """Whether the log must be read (again) for what publications did not bring."""
         self.reading: asyncio.Task[None] | None = None
@@ -95,8 +103,13 @@ class Tailer:
         self._task: asyncio.Task[None] | None = None
         self._resubscribing: asyncio.Task[None] | None = None
 
-    def follow(self, slot: str, stream_id: str, head: Head, *, sealed: bool) -> Log:
-        """The log of another process, filled as long as it has readers."""
+    def follow(
+        self, slot: str, stream_id: str, head: Head, first: tuple[int, bytes] | None, *, sealed: bool
+    ) -> Log:
+        """The log of another process, filled as long as it has readers.
+
+        `first` is its first entry if it is known already: the offset after it, and the bytes.
+        """
         key = self._keys.log(slot, stream_id)
         tail = self._tails.get(key)
         if tail is not None and (tail.log.outcome is None or sealed):
@@ -104,6 +117,8 @@ class Tailer:
             return tail.log
         tail = Tail(slot, Log(stream_id, head), key)
         self._tails[key] = tail
+        if first is not None:
+            tail.take(*first)
         if not sealed:
             self._subscribe(tail)
         self._read(tail)
@@ -176,49 +191,60 @@ class Tailer:
     async def _catch_up(self, tail: Tail) -> None:
         """Read the log until there is nothing more in it; then publications go on from there."""
         log = tail.log
-        while tail.more and log.outcome is None:
-            tail.more = False
+        page: Page | None = None
+        while (tail.more or page is not None) and log.outcome is None:
             try:
-                (entries,) = await self._reader.call([self._range(tail)], 1)
+                if page is None:
+                    tail.more = False
+                    page = await self._ask(tail, log.end, _FIRST_PAGE)
+                (entries,) = await page.reply
                 if isinstance(entries, ReplyError):
                     raise WireLostError(str(entries))
-                full = self._apply(tail, entries)
+                tail.unreadable_since = None
+                page = await self._ask_ahead(tail, page, entries)
+                self._apply(tail, entries)
             except WireLostError:
                 if self._given_up(tail):
                     return
+                page = None
                 tail.more = True
                 await asyncio.sleep(_PERIOD)
             except (CorruptLogError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
                 logger.warning("stream %s: Redis holds no whole log of it (%s)", log.id, error)
                 log.seal(Outcome.LOST, "corrupt")
-            else:
-                tail.more = tail.more or full
         tail.quiet_rounds = 0
 
-    def _range(self, tail: Tail) -> bytes:
+    async def _ask(self, tail: Tail, after: int, count: int) -> Page:
         # An entry's id is the offset after it, and the head is 0-1: what is behind `<end>-1` is new.
-        return pack(b"XRANGE", tail.key, b"(%d-1" % tail.log.end, b"+", b"COUNT", b"%d" % tail.page)
+        command = pack(b"XRANGE", tail.key, b"(%d-1" % after, b"+", b"COUNT", b"%d" % count)
+        return Page(count, await self._reader.ask([command], 1))
 
-    def _apply(self, tail: Tail, entries: list[Reply]) -> bool:
-        """Add entries that were read; whether there may be more of them."""
-        tail.unreadable_since = None
-        size = 0
-        for entry_id, fields in entries:
-            if entry_id == SEAL_ID:
-                seal = dict(zip(fields[::2], fields[1::2], strict=True))
-                tail.log.seal(Outcome(seal[b"outcome"].decode()), seal[b"detail"].decode())
-                return False
-            if fields[0] != b"b":
-                raise CorruptLogError(f"entry {entry_id!r} has no field b")
-            data: bytes = fields[1]
-            if not tail.take(int(entry_id.partition(b"-")[0]), data):
-                raise CorruptLogError(f"bytes are missing between {tail.log.end} and entry {entry_id!r}")
-            size += len(data)
-        self._trim(tail)
-        full = len(entries) >= tail.page
-        if size:
-            tail.page = max(1, min(_LARGEST_PAGE, len(entries) * _PAGE_BYTES // size))
-        return full
+    async def _ask_ahead(self, tail: Tail, page: Page, entries: list[Reply]) -> Page | None:
+        """The page after a full one: Redis is to read it while that one is sent on."""
+        last = entries[-1] if entries else None
+        if last is None or len(entries) < page.count or last[0] == SEAL_ID:
+            return None
+        size = sum(len(fields[1]) for _, fields in entries)
+        fitting = len(entries) * _PAGE_BYTES // max(1, size)
+        count = max(1, min(_LARGEST_PAGE, _PAGE_GROWTH * page.count, fitting))
+        return await self._ask(tail, _end(last), count)
+
+    def _apply(self, tail: Tail, entries: list[Reply]) -> None:
+        """Add entries that were read."""
+        log = tail.log
+        seal = entries.pop() if entries and entries[-1][0] == SEAL_ID else None
+        if entries:
+            if any(fields[0] != b"b" for _, fields in entries):
+                raise CorruptLogError(f"an entry before {_end(entries[-1])} has no field b")
+            data = b"".join([fields[1] for _, fields in entries])
+            end = _end(entries[-1])
+            whole = end - len(data) == _end(entries[0]) - len(entries[0][1][1])
+            if not whole or not tail.take(end, data):
+                raise CorruptLogError(f"bytes are missing between {log.end} and {end}")
+            self._trim(tail)
+        if seal is not None:
+            fields = dict(zip(seal[1][::2], seal[1][1::2], strict=True))
+            log.seal(Outcome(fields[b"outcome"].decode()), fields[b"detail"].decode())
 
     def _trim(self, tail: Tail) -> None:
         """A log that outgrew its limit goes on for those attached; one far behind cannot be waited for."""
@@ -315,3 +341,8 @@ class Tailer:
             tail.log.seal(Outcome.LOST, "its worker died")
         else:
             self._read(tail)
+
+
+def _end(entry: Reply) -> int:
+    """The offset after an entry of a log."""
+    return int(entry[0].partition(b"-")[0])

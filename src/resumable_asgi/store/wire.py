@@ -174,10 +174,14 @@ class Link:
             self._opening.add_done_callback(self._opened)
         return await asyncio.shield(self._opening)
 
-    async def call(self, commands: Sequence[bytes], answers: int) -> list[Reply]:
+    async def ask(self, commands: Sequence[bytes], answers: int) -> asyncio.Future[list[Reply]]:
         """As `Wire.call`, on an open wire."""
         wire = self.wire or await self.open()
-        return await wire.call(commands, answers)
+        return wire.call(commands, answers)
+
+    async def call(self, commands: Sequence[bytes], answers: int) -> list[Reply]:
+        """The replies themselves."""
+        return await (await self.ask(commands, answers))
 
     def close(self) -> None:
         if self._opening is not None:

@@ -28,7 +28,7 @@ _LINGER = 0.1
 """Seconds that appends are gathered while nobody follows from elsewhere. Fewer, longer entries also make
 replays faster."""
 
-_LONGEST_ENTRY = 256 * 1024
+_LONGEST_ENTRY = 64 * 1024
 _LONGEST_FLUSH = 1024 * 1024
 
 _FIRST_PAUSE = 0.05

@@ -2,9 +2,9 @@
 --
 -- KEYS  1 pointer
 -- ARGV  1 the log's key less its id, 2 stream id or "" for the resumable one
--- Answers  nil                                     there is none
---          {id, head, end offset}                  it is live
---          {id, head, end offset, outcome, detail} it is sealed
+-- Answers  nil if there is none, or
+--          {id, head, end offset, outcome and detail or nil while it is live,
+--           end offset and data of its first entry or nil}: the first byte need not wait for another trip
 --
 -- The log has the pointer's hash tag, so that it is in the same slot of a cluster.
 local SEAL = '18446744073709551615-18446744073709551615'
@@ -21,8 +21,14 @@ if not head then
   return nil
 end
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-if last[1] ~= SEAL then
-  return {id, head[2][2], string.match(last[1], '^%d+')}
+local outcome, detail = false, false
+if last[1] == SEAL then
+  outcome, detail = last[2][2], last[2][4]
+  last = redis.call('XREVRANGE', log, '(' .. SEAL, '-', 'COUNT', 1)[1]
 end
-local before = redis.call('XREVRANGE', log, '(' .. SEAL, '-', 'COUNT', 1)[1]
-return {id, head[2][2], string.match(before[1], '^%d+'), last[2][2], last[2][4]}
+local first = redis.call('XRANGE', log, '(0-1', '(' .. SEAL, 'COUNT', 1)[1]
+local answer = {id, head[2][2], string.match(last[1], '^%d+'), outcome, detail, false, false}
+if first then
+  answer[6], answer[7] = string.match(first[1], '^%d+'), first[2][2]
+end
+return answer
