@@ -215,6 +215,18 @@ async def test_waiting_for_a_position_ends_with_the_log_and_with_the_client(
     log.seal(Outcome.DONE)
 
 
+async def test_a_client_that_goes_in_the_turn_of_a_chunk_is_noticed(
+    log: Log, connection: Connection, follow: Follow
+) -> None:
+    task = follow()
+    log.append(b"1")
+    await connection.until(b"1")
+    await asyncio.sleep(0)
+    log.append(b"2")
+    connection.client.close()
+    assert not await result(task)
+
+
 async def test_the_timer_rests_while_nobody_follows(log: Log, connection: Connection) -> None:
     among = Followers(0.01)
     for _ in range(2):

@@ -155,7 +155,8 @@ class Follower:
                 self._send, {"type": "http.response.body", "body": data, "more_body": True}
             )
             self._advance(len(data))
-            if self._rest is None and self.offset == log.end and log.outcome is None:
+            done = self._rest is None and self.offset == log.end and log.outcome is None
+            if done and not self._client.gone:
                 return
         woken.set_result(None)
 
