@@ -44,15 +44,18 @@ class Dispatcher:
             self._scheduled = True
             self._loop.call_soon(self._turn)
         elif len(due) >= _TOGETHER:
-            current = asyncio.current_task(self._loop)
-            if current is None:
-                self._flush()
-            else:
-                _leave_task(self._loop, current)
-                try:
-                    self._flush()
-                finally:
-                    _enter_task(self._loop, current)
+            self._flush_now()
+
+    def _flush_now(self) -> None:
+        """As a callback of the loop would, from within whatever task runs."""
+        current = asyncio.current_task(self._loop)
+        if current is not None:
+            _leave_task(self._loop, current)
+        try:
+            self._flush()
+        finally:
+            if current is not None:
+                _enter_task(self._loop, current)
 
     def _turn(self) -> None:
         self._scheduled = False

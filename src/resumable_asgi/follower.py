@@ -151,9 +151,7 @@ class Follower:
         if self._following and log.start <= self.offset < log.end:
             data = log.read(self.offset, _LONGEST_MESSAGE)
             self._sent, self._comment_due = True, False
-            self._rest = self._deputy.begin(
-                self._send, {"type": "http.response.body", "body": data, "more_body": True}
-            )
+            self._rest = self._deputy.begin(self._send, _body(data))
             self._advance(len(data))
             done = self._rest is None and self.offset == log.end and log.outcome is None
             if done and not self._client.gone:

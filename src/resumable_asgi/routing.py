@@ -116,14 +116,6 @@ def _mark_encoded_slashes(path: str, raw_path: bytes | None) -> str:
     return path[: len(path) - len(plain)] + marked if path.endswith(plain) else path
 
 
-def wants_body(match: Match, scope: Scope) -> bool:
-    """Whether `read_key` reads the request's body."""
-    key = match.route.key
-    if match.action is not Action.START:
-        return False
-    return not isinstance(key, str) or (key.startswith("json:") and _is_json(Request(scope)))
-
-
 async def read_key(match: Match, request: Request) -> str | None:
     """The stream's key, or None if the request has none: 1 to 512 characters that UTF-8 can encode.
 

@@ -366,6 +366,17 @@ async def test_entries_that_cannot_be_read_end_a_log_as_lost(
         assert data == prefix
 
 
+@pytest.mark.parametrize("fields", [{"c": "x"}, {"z": "newer", "b": "x"}])
+async def test_a_first_entry_that_cannot_be_read_gives_no_bytes(
+    open_redis: OpenStore, raw: RawLog, fields: dict[Any, Any]
+) -> None:
+    raw.begin()
+    raw.client.xadd(raw.key, fields, id="1-0")
+    found = await open_redis(lease=0.6).find(SLOT)
+    assert found is not None
+    assert await whole(found) == (b"", Outcome.LOST)
+
+
 @pytest.mark.parametrize("kind", ["string", "list", "hash"])
 @pytest.mark.parametrize("which", ["pointer", "log"])
 async def test_keys_of_another_type_give_no_log(

@@ -28,7 +28,7 @@ if last[1] == SEAL then
 end
 local first = redis.call('XRANGE', log, '(0-1', '(' .. SEAL, 'COUNT', 1)[1]
 local answer = {id, head[2][2], string.match(last[1], '^%d+'), outcome, detail, false, false}
-if first then
+if first and first[2][1] == 'b' then  -- what cannot be read is for the follower to come upon
   answer[6], answer[7] = string.match(first[1], '^%d+'), first[2][2]
 end
 return answer
