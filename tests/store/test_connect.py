@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from harness.process import Process, free_port
 from harness.valkey import Valkey
 from harness.wait import wait_until
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 
 from resumable_asgi import Settings
 from resumable_asgi.outcome import Outcome
 from resumable_asgi.store.connect import connection_factory
 from resumable_asgi.store.redis import RedisStore
+from resumable_asgi.store.wire import Link
 
 SLOT = slot_named("c" * 32)
 
@@ -72,3 +75,30 @@ async def test_a_client_of_the_user_s_is_used_for_its_connections_and_left_open(
         assert await client.ping()
     finally:
         await client.aclose()
+
+
+async def test_a_connection_is_closed_with_its_loop_even_if_that_ends_in_the_turn_in_which_it_was_opened(
+    valkey: Valkey,
+) -> None:
+    connect = connection_factory(Settings(redis_url=valkey.url), None)
+    own = asyncio.current_task()
+
+    def end() -> None:
+        """What a loop does that ends."""
+        for task in asyncio.all_tasks() - {own}:
+            task.cancel()
+
+    async def connect_and_end() -> AbstractConnection:
+        connection = await connect()
+        asyncio.get_running_loop().call_soon(end)
+        return connection
+
+    link = Link(connect_and_end, patience=3)
+    opening = asyncio.ensure_future(link.open())
+    await wait_until(lambda: link._wire is not None)
+    wire = link._wire
+    assert wire is not None
+    async with asyncio.timeout(5):
+        await wire.lost
+    await asyncio.wait([opening])
+    link.close()

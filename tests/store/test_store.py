@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from harness.logs import begin, holds, new_log, sealed, slot_named, whole
+from harness.valkey import Valkey
 from harness.wait import wait_until
 
 from resumable_asgi.errors import StoreUnavailableError
@@ -286,3 +287,14 @@ async def test_a_redis_that_cannot_be_reached_is_said_to_be_away(open_redis: Ope
     await store.delivered(SLOT, log)
     await store.start()
     await store.flush(0.05)
+
+
+async def test_a_worker_whose_lease_was_missing_hears_of_a_stop_all_the_same(
+    open_redis: OpenStore, valkey: Valkey
+) -> None:
+    own, asked = open_redis(redis_timeout=3), open_redis(redis_timeout=3)
+    log = await begin(own, SLOT, b"data: 1\n\n")
+    with valkey.client() as client:
+        client.delete(f"resumable:worker:{own.worker}")
+    assert await asked.stop(SLOT)
+    assert await sealed(log) is Outcome.STOPPED

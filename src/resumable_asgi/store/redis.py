@@ -126,6 +126,8 @@ class RedisStore:
         retention = b"%d" % int(1000 * slot.route.retention)
         seal = SEAL.pack(keys, stream_id, b"stopped", b"", retention, keys[1], b"PUBLISH", b"")
         reply = await self._ask(self._reader, seal)
+        if own is None:  # its lease may have been missing at first
+            await self._ask(self._reader, POST.pack([self._keys.worker(worker)], stream_id))
         return reply[0] == b"sealed" or reply[:2] == [b"was", b"stopped"]
 
     async def _find(self, slot: Slot, stream_id: str) -> Reply:

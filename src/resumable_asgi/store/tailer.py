@@ -15,7 +15,7 @@ from typing import cast
 from ..log import Head, Log
 from ..outcome import Outcome
 from ..settings import Settings
-from .keys import SEAL, SEAL_ID, SEAL_MESSAGE, Keys
+from .keys import POST, SEAL, SEAL_ID, SEAL_MESSAGE, Keys
 from .resp import Reply, ReplyError, pack
 from .wire import Link, WireLostError
 
@@ -336,7 +336,8 @@ class Tailer:
         stream_id = tail.log.id.encode()
         retention = b"%d" % int(1000 * max(route.retention for route in self._settings.routes))
         seal = SEAL.pack(keys, stream_id, b"lost", b"", retention, tail.key, b"PUBLISH", b"")
-        (reply,) = await self._reader.call([seal], 1)
+        post = POST.pack([self._keys.worker(tail.log.head.worker)], stream_id)  # should it have come back just now
+        reply, _ = await self._reader.call([seal, post], 2)
         if isinstance(reply, ReplyError) or reply[0] == b"gone":
             tail.log.seal(Outcome.LOST, "its worker died")
         else:

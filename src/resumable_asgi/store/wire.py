@@ -195,9 +195,12 @@ class Link:
                 connection = await self._connect()
         except (RedisError, OSError) as error:  # a time-out is an OSError
             raise WireLostError(f"Redis cannot be reached: {error}") from error
-        self._wire = Wire(connection, self._patience, self._pushed)
-        self._keeper = asyncio.create_task(_keep(self._wire))
-        return self._wire
+        self._wire = wire = Wire(connection, self._patience, self._pushed)
+        # The event loop cancels this task when it ends: the connection is closed with it, should nobody have done
+        # so before. In a callback, since a task that is cancelled before its first step runs nothing of its own.
+        self._keeper = asyncio.create_task(_wait_for(wire.lost))
+        self._keeper.add_done_callback(lambda _: wire.abort())
+        return wire
 
     def _opened(self, task: asyncio.Task[Wire]) -> None:
         self._opening = None
@@ -210,9 +213,5 @@ class Link:
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
-async def _keep(wire: Wire) -> None:
-    """Close the connection with its event loop, which cancels us, should nobody have closed it before."""
-    try:
-        await asyncio.wait([wire.lost])
-    finally:
-        wire.abort()
+async def _wait_for(future: asyncio.Future[None]) -> None:
+    await asyncio.wait([future])  # not awaited itself: cancelling us would cancel it
