@@ -73,6 +73,7 @@ class Client:
             self._pump.cancel()
             self._pump = None
         self._tell()
+        self._watchers.clear()
 
     @property
     def attended(self) -> bool:

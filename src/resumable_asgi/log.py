@@ -98,6 +98,7 @@ class Log:
         "_newest",
         "_watchers",
         "closed",
+        "delivered",
         "detail",
         "end",
         "head",
@@ -123,6 +124,8 @@ class Log:
         self._newest = b""
         self._watchers: tuple[Callable[[], None], ...] = ()
         self.closed = False
+        self.delivered = False
+        """Whether the seal said already that a client was handed all of it."""
         self.on_close: Callable[[], None] | None = None
         """Called when the log is closed, before the watchers of the seal; the run's."""
 
@@ -139,8 +142,9 @@ class Log:
         """Take no more bytes: the seal is under way, and says where the log ends."""
         if not self.closed:
             self.closed = True
-            if self.on_close is not None:
-                self.on_close()
+            on_close, self.on_close = self.on_close, None  # a kept log must not keep its run
+            if on_close is not None:
+                on_close()
 
     def seal(self, outcome: Outcome, detail: str = "") -> bool:
         """End the log. The first seal wins; False if there was one already."""

@@ -35,13 +35,21 @@ _STALL = 1.0
 
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
-_current: ContextVar[Run | None] = ContextVar("resumable_asgi.run", default=None)
+
+class _Recording:
+    """In the context of an app's task: whether its response is recorded. Not the run itself, since the task is
+    the run's: the two would be garbage that only the collector finds."""
+
+    yes = False
+
+
+_recording: ContextVar[_Recording | None] = ContextVar("resumable_asgi.recording", default=None)
 
 
 def is_recording() -> bool:
     """Whether the calling code belongs to an app whose response is being recorded."""
-    run = _current.get()
-    return run is not None and run.log is not None
+    recording = _recording.get()
+    return recording is not None and recording.yes
 
 
 class Run:
@@ -58,6 +66,7 @@ class Run:
         self._slot = slot
         self._max_bytes = slot.route.max_bytes
         self._key = key
+        self._recording = _Recording()
         self._changed = Signal()
         self._decided: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._start: Message = {}
@@ -153,7 +162,7 @@ class Run:
             self._store.finish(self.log, Outcome.INTERRUPTED, "shutdown")
 
     async def _execute(self) -> None:
-        _current.set(self)
+        _recording.set(self._recording)
         try:
             await self._app(self._scope, self._receive, self._send)
         except asyncio.CancelledError:
@@ -176,8 +185,15 @@ class Run:
             held = self._message_id.flush()
             if held:
                 self.log.append(held)
-        self._store.finish(self.log, outcome, detail)
+        self._store.finish(self.log, outcome, detail, self._delivered)
         self._changed.notify()
+
+    def _delivered(self) -> bool:
+        """Whether the original client is there and was handed all of the log."""
+        follower, log = self._follower, self.log
+        return (
+            follower is not None and log is not None and follower.offset == log.end and self._client.attended
+        )
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._changed.notify()
@@ -303,6 +319,7 @@ class Run:
         if head.dialect is Dialect.AI_SDK and not sized:
             self._message_id = dialects.MessageId(log.id)
         log.on_close = self._closed
+        self._recording.yes = True
         self._store.claim(self._slot, log)
         self._decide(recorded=True)
 

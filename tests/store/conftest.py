@@ -40,10 +40,9 @@ class Stores(NamedTuple):
 
 
 @pytest.fixture(params=["memory", "redis, same worker", "redis, other worker"])
-def stores(request: pytest.FixtureRequest) -> Stores:
+async def stores(request: pytest.FixtureRequest, open_redis: OpenStore) -> Stores:
     if request.param == "memory":
         store = open_store_at("memory://")
         return Stores(store, store)
-    open_redis: OpenStore = request.getfixturevalue("open_redis")
     own = open_redis(redis_timeout=3)
     return Stores(own, own if "same" in request.param else open_redis(redis_timeout=3))

@@ -92,12 +92,12 @@ def at_window(store: RedisStore, window: str, action: Callable[[], Awaitable[Non
     wanted = FIND._text if "pointer" in window else b"$6\r\nXRANGE"
     begun, done = [False], [False]
 
-    async def ask(commands: Any, answers: int) -> asyncio.Future[Any]:
+    async def ask(commands: Any) -> asyncio.Future[Any]:
         hit = not begun[0] and any(wanted in command for command in commands)
         begun[0] = begun[0] or hit
         if hit and window.startswith("before"):
             await action()
-        answer = await original(commands, answers)
+        answer = await original(commands)
         return asyncio.create_task(act_after(answer)) if hit else answer
 
     async def act_after(answer: asyncio.Future[Any]) -> Any:

@@ -38,14 +38,24 @@ def run(server: redis.Redis, script: Script, names: list[bytes], *arguments: byt
     return answer
 
 
-def claim(server: redis.Redis, log: str, *, fresh: bool = True, findable: bool = True) -> Any:
-    flags = (b"1" if fresh else b"0", b"1" if findable else b"0")
-    return run(server, keys.CLAIM, [POINTER, K.log(SLOT, log)], log.encode(), b"head", b"60000", *flags)
+def begin(server: redis.Redis, log: str) -> None:
+    """What a first claim does."""
+    server.xadd(K.log(SLOT, log), {"head": "head"}, id="0-1")
+    server.pexpire(K.log(SLOT, log), 60000)
+    server.set(POINTER, log, px=60000)
 
 
-def seal(server: redis.Redis, log: str, outcome: bytes = b"done", at: bytes = b"") -> Any:
+def claim(server: redis.Redis, log: str, *, findable: bool = True) -> Any:
+    names, flag = [POINTER, K.log(SLOT, log)], b"1" if findable else b"0"
+    return run(server, keys.CLAIM, names, log.encode(), b"head", b"60000", flag)
+
+
+def seal(
+    server: redis.Redis, log: str, outcome: bytes = b"done", at: bytes = b"", delivered: bytes = b""
+) -> Any:
     names = [POINTER, K.log(SLOT, log)]
-    return run(server, keys.SEAL, names, log.encode(), outcome, b"why", b"30000", CHANNEL, b"PUBLISH", at)
+    arguments = (log.encode(), outcome, b"why", b"30000", CHANNEL, b"PUBLISH", at, delivered)
+    return run(server, keys.SEAL, names, *arguments)
 
 
 def find(server: redis.Redis, log: str = "") -> Any:
@@ -65,37 +75,34 @@ def active(server: redis.Redis) -> str | None:
     return None if value is None else value.decode()
 
 
-def test_a_first_claim_makes_the_log_and_takes_the_pointer(server: redis.Redis) -> None:
-    assert claim(server, OLD) == [b"0"]
-    assert server.xrange(K.log(SLOT, OLD)) == [(b"0-1", {b"head": b"head"})]
+def test_a_claim_makes_a_log_that_is_not_there(server: redis.Redis) -> None:
     assert claim(server, NEW) == [b"0"]
+    assert server.xrange(K.log(SLOT, NEW)) == [(b"0-1", {b"head": b"head"})]
     assert active(server) == NEW
-    assert claim(server, OLD) == [b"0"]
-    assert active(server) == OLD
 
 
 def test_a_claim_again_tells_how_far_the_log_is_and_renews_it(server: redis.Redis) -> None:
-    claim(server, NEW)
+    begin(server, NEW)
     add(server, NEW, 7)
     server.pexpire(K.log(SLOT, NEW), 5000)
     server.pexpire(POINTER, 5000)
-    assert claim(server, NEW, fresh=False) == [b"7"]
+    assert claim(server, NEW) == [b"7"]
     assert server.pttl(K.log(SLOT, NEW)) > 50000
     assert server.pttl(POINTER) > 50000
 
 
 def test_a_claim_of_a_sealed_log_tells_its_end_and_changes_nothing(server: redis.Redis) -> None:
-    claim(server, NEW)
+    begin(server, NEW)
     add(server, NEW, 7)
     seal(server, NEW, b"lost")
-    assert claim(server, NEW, fresh=False) == [b"7", b"lost", b"why"]
+    assert claim(server, NEW) == [b"7", b"lost", b"why"]
     assert server.pttl(K.log(SLOT, NEW)) <= 30000
 
 
 def test_a_sealed_log_without_bytes_ends_at_0(server: redis.Redis) -> None:
-    claim(server, NEW)
+    begin(server, NEW)
     seal(server, NEW)
-    assert claim(server, NEW, fresh=False) == [b"0", b"done", b"why"]
+    assert claim(server, NEW) == [b"0", b"done", b"why"]
     assert find(server) == [NEW.encode(), b"head", b"0", b"done", b"why", None, None]
 
 
@@ -114,19 +121,19 @@ def test_a_log_that_vanished_takes_the_pointer_from_nobody_newer(
 ) -> None:
     if there is not None:
         server.set(POINTER, there, px=60000)
-    assert claim(server, log, fresh=False, findable=findable) == [b"0"]
+    assert claim(server, log, findable=findable) == [b"0"]
     assert active(server) == expected
 
 
 def test_a_claim_again_does_not_restore_a_pointer_that_was_cleared(server: redis.Redis) -> None:
-    claim(server, NEW)
+    begin(server, NEW)
     clear(server, NEW)
-    claim(server, NEW, fresh=False)
+    claim(server, NEW)
     assert active(server) is None
 
 
 def test_the_first_seal_wins_and_refuses_every_later_append(server: redis.Redis) -> None:
-    claim(server, NEW)
+    begin(server, NEW)
     add(server, NEW, 7)
     assert seal(server, NEW) == [b"sealed"]
     assert seal(server, NEW, b"lost") == [b"was", b"done", b"why"]
@@ -137,7 +144,7 @@ def test_the_first_seal_wins_and_refuses_every_later_append(server: redis.Redis)
 
 
 def test_a_seal_is_only_set_at_the_end_it_is_meant_for(server: redis.Redis) -> None:
-    claim(server, NEW)
+    begin(server, NEW)
     assert seal(server, NEW, at=b"7") == [b"at", b"0"]
     add(server, NEW, 7)
     assert seal(server, NEW, at=b"6") == [b"at", b"7"]
@@ -150,18 +157,29 @@ def test_a_log_that_is_not_there_cannot_be_sealed(server: redis.Redis) -> None:
 
 
 def test_a_seal_shortens_the_pointer_and_a_stop_clears_it(server: redis.Redis) -> None:
-    claim(server, NEW)
+    begin(server, NEW)
     seal(server, NEW)
-    assert 0 < server.pttl(POINTER) <= 30000
-    claim(server, OLD)
+    assert 20000 < server.pttl(POINTER) <= 30000
+    begin(server, OLD)
     seal(server, OLD, b"stopped")
     assert active(server) is None
 
 
+def test_a_seal_of_a_log_that_was_delivered_clears_the_pointer_or_leaves_it_some_time(
+    server: redis.Redis,
+) -> None:
+    begin(server, OLD)
+    seal(server, OLD, delivered=b"0")
+    assert active(server) is None
+    begin(server, NEW)
+    seal(server, NEW, delivered=b"5000")
+    assert 0 < server.pttl(POINTER) <= 5000
+
+
 @pytest.mark.parametrize("outcome", [b"done", b"stopped"])
 def test_the_seal_of_an_old_log_leaves_the_new_pointer(server: redis.Redis, outcome: bytes) -> None:
-    claim(server, OLD)
-    claim(server, NEW)
+    begin(server, OLD)
+    begin(server, NEW)
     seal(server, OLD, outcome)
     assert active(server) == NEW
     assert server.pttl(POINTER) > 50000
@@ -170,7 +188,7 @@ def test_the_seal_of_an_old_log_leaves_the_new_pointer(server: redis.Redis, outc
 def test_a_seal_is_published(server: redis.Redis) -> None:
     with server.pubsub(ignore_subscribe_messages=True) as subscription:
         subscription.subscribe(CHANNEL)
-        claim(server, NEW)
+        begin(server, NEW)
         seal(server, NEW)
         messages = [subscription.get_message(timeout=2) for _ in range(2)]
         assert [message["data"] for message in messages if message] == [SEAL_MESSAGE]
@@ -178,7 +196,7 @@ def test_a_seal_is_published(server: redis.Redis) -> None:
 
 def test_clearing_compares_and_may_leave_some_time(server: redis.Redis) -> None:
     assert clear(server, NEW) == 0
-    claim(server, NEW)
+    begin(server, NEW)
     assert clear(server, OLD) == 0
     assert clear(server, NEW, 5000) == 1
     assert 0 < server.pttl(POINTER) <= 5000
@@ -191,8 +209,8 @@ def test_clearing_compares_and_may_leave_some_time(server: redis.Redis) -> None:
 def test_find_gives_the_resumable_log_or_the_one_with_an_id(server: redis.Redis) -> None:
     assert find(server) is None
     assert find(server, NEW) is None
-    claim(server, OLD)
-    claim(server, NEW)
+    begin(server, OLD)
+    begin(server, NEW)
     add(server, NEW, 7)
     assert find(server) == [NEW.encode(), b"head", b"7", None, None, b"7", b"x"]
     assert find(server, OLD) == [OLD.encode(), b"head", b"0", None, None, None, None]
@@ -201,13 +219,13 @@ def test_find_gives_the_resumable_log_or_the_one_with_an_id(server: redis.Redis)
 
 
 def test_a_pointer_to_a_log_that_is_gone_finds_nothing(server: redis.Redis) -> None:
-    claim(server, NEW)
+    begin(server, NEW)
     server.delete(K.log(SLOT, NEW))
     assert find(server) is None
 
 
 def test_a_log_without_its_head_is_not_found(server: redis.Redis) -> None:
-    claim(server, NEW)
+    begin(server, NEW)
     add(server, NEW, 7)
     server.xdel(K.log(SLOT, NEW), "0-1")
     assert find(server) is None

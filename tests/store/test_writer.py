@@ -44,6 +44,16 @@ async def lose_next_reply(store: RedisStore) -> None:
     wire.data_received = lambda data: wire.abort()  # type: ignore[method-assign]
 
 
+async def test_a_first_claim_makes_the_log_and_takes_the_pointer_even_from_a_newer_stream(
+    open_redis: OpenStore, server: redis.Redis
+) -> None:
+    store = open_redis()
+    server.set(KEYS.pointer(SLOT.name), "f" * 32, px=60_000)  # by a worker whose clock is ahead
+    log = await begin(store, SLOT)
+    assert server.xrange(key_of(log)) == [(b"0-1", {b"head": log.head.to_json()})]
+    assert server.get(KEYS.pointer(SLOT.name)) == log.id.encode()
+
+
 async def test_an_append_whose_reply_was_lost_is_not_there_twice(
     open_redis: OpenStore, server: redis.Redis
 ) -> None:
@@ -134,6 +144,20 @@ async def test_a_redis_that_holds_more_than_was_written_is_not_added_to(
     await wait_until(lambda: not store._writer.records)
     last = server.xrevrange(key_of(log), count=1)[0][1]
     assert last[b"outcome"] == b"interrupted", "a log with foreign bytes must not look whole"
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+async def test_a_seal_says_whether_all_of_the_log_was_delivered(
+    open_redis: OpenStore, server: redis.Redis, delivered: bool
+) -> None:
+    store = open_redis(redis_timeout=3)
+    log = await begin(store, SLOT, b"1")
+    store.finish(log, Outcome.DONE, delivered=lambda: delivered)
+    assert await sealed(log) is Outcome.DONE
+    assert log.delivered is delivered
+    assert server.exists(KEYS.pointer(SLOT.name)) == (0 if delivered else 1)
+    await store.delivered(SLOT, log)
+    assert not server.exists(KEYS.pointer(SLOT.name))
 
 
 async def test_a_foreign_seal_stops_the_writer(open_redis: OpenStore, server: redis.Redis) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,11 +53,14 @@ class Store(Protocol):
         """The log has outgrown its limit: those attached go on, nobody finds it any more."""
         ...
 
-    def finish(self, log: Log, outcome: Outcome, detail: str = "") -> None:
+    def finish(
+        self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
+    ) -> None:
         """Close a claimed log and ask for its seal. A seal that somebody else wrote before wins.
 
         The log's outcome is set when it is settled, or when the store cannot be asked. A second call
-        for the same log is a no-op.
+        for the same log is a no-op. If `delivered`, asked when the seal is written, says that a client was
+        handed all bytes of a log that is done, the store need not be told so again: it may save a trip.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 from .resp import pack
@@ -30,12 +31,13 @@ class Keys:
 class Script:
     """A Lua script; what it takes and answers stands at the head of its file.
 
-    It is sent whole each time. That is a thousand bytes three times a stream, and there is no cache of
-    scripts on the server to be lost.
+    It is sent whole each time, less its comments. That is some hundred bytes three times a stream, and there
+    is no cache of scripts on the server to be lost.
     """
 
     def __init__(self, name: str) -> None:
-        self._text = files("resumable_asgi.store").joinpath("lua", f"{name}.lua").read_bytes()
+        text = files("resumable_asgi.store").joinpath("lua", f"{name}.lua").read_bytes()
+        self._text = re.sub(rb" *--[^\n]*\n", b"\n", text).strip()
 
     def pack(self, keys: list[bytes], *arguments: bytes) -> bytes:
         return pack(b"EVAL", self._text, b"%d" % len(keys), *keys, *arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..log import Log, new_stream_id
@@ -47,7 +48,9 @@ class MemoryStore:
         if kept is not None:
             self._clear(kept, 0)
 
-    def finish(self, log: Log, outcome: Outcome, detail: str = "") -> None:
+    def finish(
+        self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
+    ) -> None:
         log.seal(outcome, detail)
         kept = self._logs.get(log.id)
         if kept is None or kept.expires is not None:

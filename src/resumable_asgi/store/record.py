@@ -1,28 +1,52 @@
-"""What the writer knows of one live log: how far its copy in Redis is, and what is still to be done."""
+"""One live log and its copy in Redis: what is known of the copy, what it needs next, what the answers mean.
+
+The copy is either in step, and then an append says what to add, or not, and then the claim script makes it
+or tells how far it is. Every trouble, whatever it was, ends in "not in step": a reply lost after the append,
+a Redis that comes back empty or as a stale replica, a seal that somebody else wrote. This module does no I/O.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from ..log import Log
 from ..outcome import Outcome
 from . import Slot
 from .keys import CLAIM, CLEAR, SEAL, Keys
-from .resp import pack
+from .resp import Reply, ReplyError, pack
 
-CLAIM_SENT, APPEND_SENT, SEAL_SENT, CLEAR_SENT, BURIAL_SENT = 1, 2, 4, 8, 16
+logger = logging.getLogger(__name__)
+
+_LONGEST_ENTRY = 64 * 1024
+_FIRST_CLAIM, _CLAIM, _APPEND, _SEAL, _CLEAR, _BURIAL = 1, 2, 4, 8, 16, 32
+_MULTI, _EXEC = pack(b"MULTI"), pack(b"EXEC")
+
+
+class RedisRefusedError(Exception):
+    """Redis answers, but does not take what it is given: out of memory, read-only, loading."""
 
 
 class Record:
-    """One log and how far its copy is. As a reader of the log it keeps the bytes not yet copied."""
+    """What the writer knows of one log. As a reader of the log it keeps the bytes not yet copied."""
 
     __slots__ = (
+        "_delivered",
+        "_fresh",
+        "_grown",
+        "_live_ms",
+        "_sent",
+        "_sent_end",
+        "_watch",
         "abandoned",
         "claimed",
         "clear_ms",
+        "delivered",
         "ended_at",
-        "fresh",
+        "followed",
         "in_step",
         "keys",
         "log",
@@ -33,16 +57,12 @@ class Record:
         "renew_at",
         "seal",
         "sealed",
-        "sent",
-        "sent_end",
         "settled",
         "slot",
         "timer",
-        "watch",
-        "watched",
     )
 
-    def __init__(self, slot: Slot, log: Log, keys: Keys) -> None:
+    def __init__(self, slot: Slot, log: Log, keys: Keys, grown: Callable[[Record], None]) -> None:
         loop = asyncio.get_running_loop()
         self.slot = slot
         self.log = log
@@ -50,20 +70,18 @@ class Record:
         self.log_key = self.keys[1]
         self.offset = 0
         """Bytes of the log that Redis is known to hold."""
-        self.fresh = True
-        """Whether the first claim has not been sent yet."""
         self.in_step = False
-        self.watched = False
-        """Whether somebody follows from another process."""
+        self.followed = False
+        """Whether somebody follows from another process; if so `grown` is called on every append."""
         self.queued = False
-        self.sent = 0
-        """What of it is on the trip under way: `CLAIM_SENT` and so on."""
-        self.sent_end = 0
+        """Whether it waits for the next trip."""
         self.overflowing = False
         self.abandoned = False
         """Whether the copy can no longer be completed, and is only to be sealed."""
         self.seal: tuple[Outcome, str] | None = None
         """The seal that the run asks for."""
+        self.delivered: Callable[[], bool] | None = None
+        """Tells whether a client was handed all of the log, when the seal is written."""
         self.sealed = False
         """Whether the copy is sealed, by whomever."""
         self.ended_at = 0.0
@@ -75,63 +93,257 @@ class Record:
         """Done when there is nothing more to do for the copy."""
         self.timer: asyncio.TimerHandle | None = None
         """Ends the log here, should Redis not answer the seal in time."""
-        self.watch: Callable[[], None] | None = None
+        self._grown = grown
+        self._watch: Callable[[], None] | None = None
+        self._fresh = True
+        self._delivered = False
+        """Whether the seal that was sent says so."""
+        self._sent = 0
+        """What of it is on a trip: `_CLAIM` and so on."""
+        self._sent_end = 0
+        # The TTL of a live log: long enough to be kept for `retention` after its worker's death.
+        self._live_ms = int(2000 * slot.route.retention)
+
+    # -- what it needs
 
     @property
-    def live_ms(self) -> int:
-        """The TTL of a live log: long enough to be kept for `retention` after its worker's death."""
-        return int(2000 * self.slot.route.retention)
+    def fresh(self) -> bool:
+        """Whether nobody else can know of it: no claim was sent."""
+        return self._fresh
 
-    def claim_command(self) -> bytes:
-        fresh, self.fresh = self.fresh, False
-        return CLAIM.pack(
-            self.keys,
-            self.log.id.encode(),
-            self.log.head.to_json(),
-            b"%d" % self.live_ms,
-            b"1" if fresh else b"0",
-            b"0" if self.overflowing else b"1",
-        )
+    @property
+    def under_way(self) -> bool:
+        """Whether it is on a trip of which the answers have not come."""
+        return self._sent != 0
 
-    def append_commands(self, data: bytes) -> tuple[bytes, bytes]:
+    @property
+    def due(self) -> bool:
+        """Whether it must not wait for its appends to be gathered."""
+        if self._sent:
+            return False
+        if self.sealed or self.clear_ms is not None:
+            return self.clear_ms is not None
+        if self.abandoned or not self.in_step or self.seal is not None:
+            return True
+        return self.log.end - self.offset > (0 if self.followed else _LONGEST_ENTRY)
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to do for the copy."""
+        return self.sealed and self.clear_ms is None and not self._sent
+
+    def doubt(self) -> None:
+        """What was sent may or may not have happened: look at the copy before anything is added to it."""
+        self.in_step = False
+        self._sent = 0
+
+    def write(self, commands: list[bytes]) -> int:
+        """Add the commands that it needs next; returns the bytes of the log among them."""
+        if self.sealed:
+            commands.append(self._clear_command())
+            self._sent = _CLEAR
+            return 0
+        if self.abandoned:
+            commands.append(self._seal_command(Outcome.INTERRUPTED, "overflow", anywhere=True))
+            self._sent = _BURIAL
+            return 0
+        if not self.in_step:
+            self.claim(commands)
+            return 0
+        data = self.log.read(self.offset, _LONGEST_ENTRY)
+        self._sent_end = end = self.offset + len(data)
+        if data:
+            self._append(commands, end, data)
+            self._sent = _APPEND
+        if self.seal is not None and end == self.log.end:
+            commands.append(self._seal_command(*self.seal, anywhere=False))
+            self._sent |= _SEAL
+        if self.clear_ms is not None:
+            commands.append(self._clear_command())
+            self._sent |= _CLEAR
+        return len(data)
+
+    def claim(self, commands: list[bytes]) -> None:
+        """Add the commands that make the copy, or tell how far it is."""
+        self.renew_at = time.monotonic() + self._live_ms / 2000
+        pointer, key = self.keys
+        stream_id, head, ttl = self.log.id.encode(), self.log.head.to_json(), b"%d" % self._live_ms
+        if self._fresh and not self.overflowing:  # no such log can be there
+            commands += (
+                _MULTI,
+                pack(b"XADD", key, b"0-1", b"head", head),
+                pack(b"PEXPIRE", key, ttl),
+                pack(b"SET", pointer, stream_id, b"PX", ttl),
+                _EXEC,
+            )
+            self._sent = _FIRST_CLAIM
+        else:
+            findable = b"0" if self.overflowing else b"1"
+            commands.append(CLAIM.pack(self.keys, stream_id, head, ttl, findable))
+            self._sent = _CLAIM
+        self._fresh = False
+
+    def _append(self, commands: list[bytes], offset: int, data: bytes) -> None:
         """One entry, and its publication: an entry's id is the offset after it, and while nobody is known to
         follow, that alone is published."""
-        key, end = self.log_key, b"%d" % self.sent_end
+        key, end = self.log_key, b"%d" % offset
         if self.overflowing:
-            least = b"%d" % max(0, self.sent_end - self.slot.route.max_bytes)
-            append = pack(b"XADD", key, b"NOMKSTREAM", b"MINID", b"~", least, end + b"-0", b"b", data)
+            least = b"%d" % max(0, offset - self.slot.route.max_bytes)
+            entry = pack(b"XADD", key, b"NOMKSTREAM", b"MINID", b"~", least, end + b"-0", b"b", data)
         else:
-            append = (
+            entry = (
                 b"*6\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n$%d\r\n%b-0\r\n$1\r\nb\r\n$%d\r\n%b\r\n"
                 % (len(key), key, len(end) + 2, end, len(data), data)
             )
-        news = data if self.watched else b""
-        publish = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b:%b\r\n" % (
+        news = data if self.followed else b""
+        publication = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b:%b\r\n" % (
             len(key),
             key,
             len(end) + 1 + len(news),
             end,
             news,
         )
-        return append, publish
+        commands += (entry, publication)
 
-    def seal_command(self, outcome: Outcome, detail: str, *, anywhere: bool) -> bytes:
+    def _seal_command(self, outcome: Outcome, detail: str, *, anywhere: bool) -> bytes:
+        self._delivered = outcome is Outcome.DONE and self.delivered is not None and self.delivered()
+        route = self.slot.route
         return SEAL.pack(
             self.keys,
             self.log.id.encode(),
             outcome.encode(),
             detail.encode(),
-            b"%d" % int(1000 * self.slot.route.retention),
+            b"%d" % int(1000 * route.retention),
             self.log_key,
             b"PUBLISH",
             b"" if anywhere else b"%d" % self.log.end,
+            b"%d" % int(1000 * route.replay_finished) if self._delivered else b"",
         )
 
-    def clear_command(self) -> bytes:
+    def _clear_command(self) -> bytes:
         hide = b"1" if self.overflowing else b"0"
         return CLEAR.pack(self.keys, self.log.id.encode(), b"%d" % (self.clear_ms or 0), hide)
+
+    # -- what Redis answered
+
+    def answered(self, replies: Iterator[Reply]) -> None:
+        """Take the replies to what `write` added. Raises `RedisRefusedError`."""
+        sent, self._sent = self._sent, 0
+        if sent & _FIRST_CLAIM:
+            self._first_claim_answered([next(replies) for _ in range(5)])
+        if sent & _CLAIM:
+            self._claim_answered(next(replies))
+        if sent & _APPEND:
+            self._appended(next(replies), next(replies))
+        if sent & _SEAL:
+            self._seal_answered(next(replies))
+        if sent & (_CLEAR | _BURIAL):
+            refused(next(replies))
+            self.sealed = self.sealed or sent & _BURIAL != 0
+            self.clear_ms = None
+
+    def _first_claim_answered(self, replies: list[Reply]) -> None:
+        done = replies.pop()
+        if any([refused(reply) for reply in (*replies, *(done if isinstance(done, list) else [done]))]):
+            return  # another claim will tell
+        self.in_step = True
+        resolve(self.claimed)
+
+    def _claim_answered(self, reply: Reply) -> None:
+        if refused(reply):
+            self.abandon()
+            return
+        stored = int(reply[0])
+        if len(reply) > 1:
+            self._settle(*_seal_of(reply))
+        elif self.log.start <= stored <= self.log.end:
+            self.offset = stored
+            self.in_step = True
+            resolve(self.claimed)
+        else:
+            self.abandon()
+
+    def _appended(self, reply: Reply, followers: Reply) -> None:
+        self._note_followers(isinstance(followers, int) and followers > 0)
+        refused(reply)
+        if not isinstance(reply, bytes):  # vanished, sealed by somebody, or there already
+            self.in_step = False
+            return
+        self.offset = self._sent_end
+        if self.log.progressed is not None:
+            self.log.progressed()
+
+    def _note_followers(self, followed: bool) -> None:
+        self.followed = followed
+        if followed and self._watch is None:
+            self._watch = partial(self._grown, self)
+            self.log.watch(self._watch)
+        elif not followed and self._watch is not None:
+            self.log.unwatch(self._watch)
+            self._watch = None
+
+    def _seal_answered(self, reply: Reply) -> None:
+        if refused(reply):
+            self.abandon()
+        elif reply[0] == b"sealed":
+            assert self.seal is not None
+            self.log.delivered = self._delivered
+            self._settle(*self.seal)
+        elif reply[0] == b"was":
+            self._settle(*_seal_of(reply))
+        else:
+            self.in_step = False
+
+    def _settle(self, outcome: Outcome, detail: str) -> None:
+        self.sealed = True
+        self.log.seal(outcome, detail)
+
+    def abandon(self) -> None:
+        """Its copy cannot be completed any more: seal it, for those who follow it elsewhere."""
+        if self.abandoned:
+            return
+        self.abandoned = True
+        logger.warning("stream %s can no longer be recorded", self.log.id)
+        resolve(self.claimed)
+        self.log.readers.discard(self)
+        if self.log.progressed is not None:
+            self.log.progressed()
+        if self.seal is not None:
+            self.log.seal(*self.seal)
+
+    def let_go(self) -> None:
+        """There is nothing more to do for it."""
+        self.log.readers.discard(self)
+        self._note_followers(False)
+        if self.timer is not None:
+            self.timer.cancel()
+        resolve(self.claimed)
+        resolve(self.settled)
 
 
 def resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _seal_of(reply: list[Reply]) -> tuple[Outcome, str]:
+    """The seal in an answer. One that no version known here writes stands for the worst."""
+    try:
+        return Outcome(reply[1].decode()), reply[2].decode()
+    except (ValueError, IndexError):
+        return Outcome.LOST, "an unknown seal"
+
+
+_OF_ONE_LOG = ("WRONGTYPE", "equal or smaller", "exhausted the last possible ID")
+"""Errors that tell something about one log, by their texts in Redis 6.2 to Valkey 9; a script's error holds
+that of its command. All others are taken to be Redis's state."""
+
+
+def refused(reply: Reply) -> bool:
+    """Whether a reply is an error that concerns one log only. Raises `RedisRefusedError` for every other."""
+    if not isinstance(reply, ReplyError):
+        return False
+    text = str(reply)
+    if any(part in text for part in _OF_ONE_LOG):
+        return True
+    raise RedisRefusedError(text)

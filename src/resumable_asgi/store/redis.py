@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from ..errors import StoreUnavailableError
 from ..log import Head, Log, new_stream_id
@@ -50,11 +51,13 @@ class RedisStore:
     def overflow(self, log: Log) -> None:
         self._writer.overflow(log)
 
-    def finish(self, log: Log, outcome: Outcome, detail: str = "") -> None:
-        self._writer.finish(log, outcome, detail)
+    def finish(
+        self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
+    ) -> None:
+        self._writer.finish(log, outcome, detail, delivered)
 
     async def delivered(self, slot: Slot, log: Log) -> None:
-        if self._writer.delivered(log):
+        if log.delivered or self._writer.delivered(log):
             return
         keys = [self._keys.pointer(slot.name), self._keys.log(slot.name, log.id)]
         clear = CLEAR.pack(keys, log.id.encode(), b"%d" % int(1000 * slot.route.replay_finished), b"0")
@@ -124,7 +127,7 @@ class RedisStore:
                 return found is not None and found[3] == b"stopped"
         keys = [self._keys.pointer(slot.name), self._keys.log(slot.name, stream_id.decode())]
         retention = b"%d" % int(1000 * slot.route.retention)
-        seal = SEAL.pack(keys, stream_id, b"stopped", b"", retention, keys[1], b"PUBLISH", b"")
+        seal = SEAL.pack(keys, stream_id, b"stopped", b"", retention, keys[1], b"PUBLISH", b"", b"")
         reply = await self._ask(self._reader, seal)
         if own is None:  # its lease may have been missing at first
             await self._ask(self._reader, POST.pack([self._keys.worker(worker)], stream_id))
@@ -159,7 +162,7 @@ class RedisStore:
         """One answer within `redis_timeout`. Raises `StoreUnavailableError`."""
         try:
             async with asyncio.timeout(self._timeout):
-                (reply,) = await link.call([command], 1)
+                (reply,) = await link.call(command)
         except (WireLostError, TimeoutError) as error:
             raise StoreUnavailableError(f"Redis did not answer: {error}") from error
         if isinstance(reply, ReplyError):

@@ -217,7 +217,7 @@ class Tailer:
     async def _ask(self, tail: Tail, after: int, count: int) -> Page:
         # An entry's id is the offset after it, and the head is 0-1: what is behind `<end>-1` is new.
         command = pack(b"XRANGE", tail.key, b"(%d-1" % after, b"+", b"COUNT", b"%d" % count)
-        return Page(count, await self._reader.ask([command], 1))
+        return Page(count, await self._reader.ask([command]))
 
     async def _ask_ahead(self, tail: Tail, page: Page, entries: list[Reply]) -> Page | None:
         """The page after a full one: Redis is to read it while that one is sent on."""
@@ -305,7 +305,7 @@ class Tailer:
         if not commands:
             return
         async with asyncio.timeout(self._settings.lease):
-            replies = await self._reader.call(commands, len(commands))
+            replies = await self._reader.call(*commands)
         if any(isinstance(reply, ReplyError) for reply in replies):
             return
         for tail in live:
@@ -335,9 +335,11 @@ class Tailer:
         keys = [self._keys.pointer(tail.slot), tail.key]
         stream_id = tail.log.id.encode()
         retention = b"%d" % int(1000 * max(route.retention for route in self._settings.routes))
-        seal = SEAL.pack(keys, stream_id, b"lost", b"", retention, tail.key, b"PUBLISH", b"")
-        post = POST.pack([self._keys.worker(tail.log.head.worker)], stream_id)  # should it have come back just now
-        reply, _ = await self._reader.call([seal, post], 2)
+        seal = SEAL.pack(keys, stream_id, b"lost", b"", retention, tail.key, b"PUBLISH", b"", b"")
+        post = POST.pack(
+            [self._keys.worker(tail.log.head.worker)], stream_id
+        )  # should it have come back just now
+        reply, _ = await self._reader.call(seal, post)
         if isinstance(reply, ReplyError) or reply[0] == b"gone":
             tail.log.seal(Outcome.LOST, "its worker died")
         else:

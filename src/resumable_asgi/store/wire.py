@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection
@@ -31,13 +32,17 @@ class WireLostError(Exception):
     """The connection is gone, or Redis did not answer in time; what was asked may have happened."""
 
 
-class _Call:
-    __slots__ = ("answers", "future", "replies")
+Answered = Callable[[list[Reply] | None], None]
+"""Takes the replies to a call, or None if the connection was lost first. Must not raise."""
 
-    def __init__(self, answers: int, future: asyncio.Future[list[Reply]]) -> None:
+
+class _Call:
+    __slots__ = ("answered", "answers", "replies")
+
+    def __init__(self, answers: int, answered: Answered) -> None:
         self.answers = answers
+        self.answered = answered
         self.replies: list[Reply] = []
-        self.future = future
 
 
 class Wire(asyncio.Protocol):
@@ -63,22 +68,17 @@ class Wire(asyncio.Protocol):
         self._transport = writer.transport
         self._transport.set_protocol(self)
 
-    def call(self, commands: Sequence[bytes], answers: int) -> asyncio.Future[list[Reply]]:
-        """Send packed commands; their `answers` replies, error replies among them, come together.
-
-        The future raises `WireLostError`.
-        """
-        future: asyncio.Future[list[Reply]] = self._loop.create_future()
+    def call(self, commands: bytes, answers: int, answered: Answered) -> None:
+        """Send packed commands; `answered` is called with their replies, error replies among them."""
         if self.lost.done() or self._transport.is_closing():
-            future.set_exception(WireLostError("the connection to Redis was lost"))
-            return future
+            self._loop.call_soon(answered, None)
+            return
         if not self._calls:
             self._heard = self._loop.time()
             if self._check is None:
                 self._check = self._loop.call_later(self._patience, self._check_patience)
-        self._calls.append(_Call(answers, future))
-        self._transport.write(b"".join(commands))
-        return future
+        self._calls.append(_Call(answers, answered))
+        self._transport.write(commands)
 
     def send(self, command: bytes) -> None:
         """Send a command of which the answer goes to `pushed`."""
@@ -88,18 +88,17 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
         self._parser.feed(data)
-        take, calls = self._parser.gets, self._calls
+        take, calls, pushed = self._parser.gets, self._calls, self._pushed
         try:
             while (reply := take()) is not False:
-                if self._pushed is not None:
-                    self._pushed(reply)
+                if pushed is not None:
+                    pushed(reply)
                     continue
                 call = calls[0]
                 call.replies.append(reply)
                 if len(call.replies) == call.answers:
                     calls.popleft()
-                    if not call.future.done():
-                        call.future.set_result(call.replies)
+                    call.answered(call.replies)
         except (ReplyError, ValueError, IndexError) as error:
             logger.warning("Redis sent what cannot be understood (%s); connecting anew", error)
             self.abort()
@@ -126,10 +125,7 @@ class Wire(asyncio.Protocol):
         close = cast("Callable[[], Any]", getattr(self._connection, "_close"))  # noqa: B009
         close()
         while self._calls:
-            future = self._calls.popleft().future
-            if not future.done():
-                future.set_exception(WireLostError("the connection to Redis was lost"))
-                future.exception()  # its caller may have given up: then nobody else looks
+            self._calls.popleft().answered(None)
 
     def _check_patience(self) -> None:
         self._check = None
@@ -174,14 +170,16 @@ class Link:
             self._opening.add_done_callback(self._opened)
         return await asyncio.shield(self._opening)
 
-    async def ask(self, commands: Sequence[bytes], answers: int) -> asyncio.Future[list[Reply]]:
-        """As `Wire.call`, on an open wire."""
+    async def ask(self, commands: Sequence[bytes]) -> asyncio.Future[list[Reply]]:
+        """Send packed commands on an open wire; the future has their replies, or raises `WireLostError`."""
         wire = self.wire or await self.open()
-        return wire.call(commands, answers)
+        future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+        wire.call(b"".join(commands), len(commands), partial(_hand_over, future))
+        return future
 
-    async def call(self, commands: Sequence[bytes], answers: int) -> list[Reply]:
+    async def call(self, *commands: bytes) -> list[Reply]:
         """The replies themselves."""
-        return await (await self.ask(commands, answers))
+        return await (await self.ask(commands))
 
     def close(self) -> None:
         if self._opening is not None:
@@ -196,8 +194,8 @@ class Link:
         except (RedisError, OSError) as error:  # a time-out is an OSError
             raise WireLostError(f"Redis cannot be reached: {error}") from error
         self._wire = wire = Wire(connection, self._patience, self._pushed)
-        # The event loop cancels this task when it ends: the connection is closed with it, should nobody have done
-        # so before. In a callback, since a task that is cancelled before its first step runs nothing of its own.
+        # The event loop cancels this task when it ends: the connection is then closed, if nobody did before.
+        # In a callback, since a task that is cancelled before its first step runs nothing of its own.
         self._keeper = asyncio.create_task(_wait_for(wire.lost))
         self._keeper.add_done_callback(lambda _: wire.abort())
         return wire
@@ -211,6 +209,16 @@ class Link:
         else:
             self._closed_until = asyncio.get_running_loop().time() + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+
+
+def _hand_over(future: asyncio.Future[list[Reply]], replies: list[Reply] | None) -> None:
+    if future.done():  # its caller has given up
+        return
+    if replies is None:
+        future.set_exception(WireLostError("the connection to Redis was lost"))
+        future.exception()  # its caller may not have looked yet, and never will if it gives up
+    else:
+        future.set_result(replies)
 
 
 async def _wait_for(future: asyncio.Future[None]) -> None:

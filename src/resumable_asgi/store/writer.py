@@ -1,16 +1,14 @@
-"""Copies the live logs of this process to Redis: all of them together, in one trip at a time.
+"""Copies the live logs of this process to Redis: all that is due together, in one trip at a time.
 
-A record is what is known of one log's copy. It is either in step, and then an append says what to add, or
-not, and then the claim script makes the copy or tells how far it is. Every trouble, whatever it was, ends
-in "not in step": a reply lost after the append, a Redis that comes back empty or as a stale replica, a seal
-that somebody else wrote.
+While nobody follows a log from another process its appends are gathered; while somebody does, they go in the
+next turn of the event loop, or as soon as a trip that is under way has come back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 
 from ..log import Log
@@ -18,8 +16,8 @@ from ..outcome import Outcome
 from ..settings import Settings
 from . import Slot
 from .keys import Keys
-from .record import APPEND_SENT, BURIAL_SENT, CLAIM_SENT, CLEAR_SENT, SEAL_SENT, Record, resolve
-from .resp import Reply, ReplyError, pack
+from .record import Record, RedisRefusedError, refused, resolve
+from .resp import Reply, pack
 from .wire import Link, Wire, WireLostError
 
 logger = logging.getLogger(__name__)
@@ -28,15 +26,13 @@ _LINGER = 0.1
 """Seconds that appends are gathered while nobody follows from elsewhere. Fewer, longer entries also make
 replays faster."""
 
-_LONGEST_ENTRY = 64 * 1024
-_LONGEST_FLUSH = 1024 * 1024
+_MOST_TOGETHER = 64
+_LONGEST_TRIP = 1024 * 1024
+"""Records, and bytes of logs, in one trip: more would hold up what else is due in this process."""
 
+_LOST = "the connection to Redis was lost"
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
-
-
-class RedisRefusedError(Exception):
-    """Redis answers, but does not take what it is given: out of memory, read-only, loading."""
 
 
 class Writer:
@@ -46,48 +42,57 @@ class Writer:
         self.records: dict[str, Record] = {}
         self.down = False
         """Whether Redis could not be written to at the last attempt."""
+        self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._link = link
         self._keys = keys
-        self._worker_key = keys.worker(worker)
-        self._newest: dict[str, Record] = {}
-        self._beat = min(settings.lease / 4, 0.25)
-        self._lease_ms = int(settings.lease * 1000)
-        self._beat_at = 0.0
+        self._lease = pack(
+            b"SET", keys.worker(worker), b"", b"PX", b"%d" % int(settings.lease * 1000), b"GET"
+        )
         self._leased = False
-        self._urgent: list[Record] = []
-        self._lazy: list[Record] = []
-        self._linger: asyncio.TimerHandle | None = None
+        self._newest: dict[str, Record] = {}
+        self._due: list[Record] = []
+        self._turn: asyncio.Handle | None = None
+        self._tick: asyncio.TimerHandle | None = None
+        self._period = min(_LINGER, settings.lease / 8)
+        self._beat_next = True
         self._wire: Wire | None = None
-        """The connection that the last trip went over."""
-        self._wake: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        """The connection in use: every record was looked at since it was opened."""
+        self._travelling = False
+        """Whether a trip is under way."""
+        self._keeper: asyncio.Task[None] | None = None
+        self._trouble: asyncio.Future[Exception] | None = None
         self._pause = _FIRST_PAUSE
 
     # -- what the store asks for
 
     def claim(self, slot: Slot, log: Log) -> None:
-        record = Record(slot, log, self._keys)
+        record = Record(slot, log, self._keys, self._consider)
         self.records[log.id] = record
         self._newest[slot.name] = record
-        record.watch = partial(self._grown, record)
         log.readers.add(record)
-        log.watch(record.watch)
-        self._hurry(record)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+        if self._tick is None:
+            self._on_tick()
+        if self._wire is not None:  # by itself and at once, since its client waits for it
+            commands: list[bytes] = []
+            record.claim(commands)
+            self._call(commands, partial(self._claimed, record))
+        elif self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.create_task(self._keep())
 
     async def claimed(self, log: Log) -> None:
         record = self.records.get(log.id)
         if record is None or self.down or record.claimed.done():
             return
-        timer = asyncio.get_running_loop().call_later(self._settings.redis_timeout, resolve, record.claimed)
+        timer = self._loop.call_later(self._settings.redis_timeout, resolve, record.claimed)
         try:
-            await asyncio.shield(record.claimed)
+            await record.claimed
         finally:
             timer.cancel()
 
-    def finish(self, log: Log, outcome: Outcome, detail: str) -> None:
+    def finish(
+        self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
+    ) -> None:
         record = self.records.get(log.id)
         if record is None:
             log.seal(outcome, detail)
@@ -96,14 +101,13 @@ class Writer:
             return
         log.close()
         record.seal = (outcome, detail)
-        record.ended_at = asyncio.get_running_loop().time()
-        self._hurry(record)
+        record.delivered = delivered
+        record.ended_at = self._loop.time()
         if self.down or record.abandoned:
             log.seal(outcome, detail)
         else:
-            record.timer = asyncio.get_running_loop().call_later(
-                self._settings.redis_timeout, log.seal, outcome, detail
-            )
+            record.timer = self._loop.call_later(self._settings.redis_timeout, log.seal, outcome, detail)
+        self._consider(record)
 
     def overflow(self, log: Log) -> None:
         record = self.records.get(log.id)
@@ -112,8 +116,8 @@ class Writer:
             record.clear_ms = 0
             self._newest_no_more(record)
             if self.down:
-                self._abandon(record)
-            self._hurry(record)
+                record.abandon()
+            self._consider(record)
             self._watch_progress(record, -1)
 
     def _watch_progress(self, record: Record, offset: int) -> None:
@@ -121,11 +125,10 @@ class Writer:
         if record.settled.done() or record.abandoned:
             return
         if offset == record.offset < record.log.end:
-            self._abandon(record)
+            record.abandon()
+            self._consider(record)
             return
-        asyncio.get_running_loop().call_later(
-            self._settings.redis_timeout, self._watch_progress, record, record.offset
-        )
+        self._loop.call_later(self._settings.redis_timeout, self._watch_progress, record, record.offset)
 
     def delivered(self, log: Log) -> bool:
         """A client got all of it: see to the pointer. False if this log is no longer the writer's affair."""
@@ -136,7 +139,7 @@ class Writer:
             self._drop(record)
         else:
             record.clear_ms = int(1000 * record.slot.route.replay_finished)
-            self._hurry(record)
+            self._consider(record)
         return True
 
     def newest(self, slot: Slot) -> Record | None:
@@ -148,7 +151,7 @@ class Writer:
         record = self.records.get(stream_id)
         if record is not None:
             record.in_step = False
-            self._hurry(record)
+            self._consider(record)
 
     async def flush(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for the seals that were asked for."""
@@ -157,298 +160,195 @@ class Writer:
             await asyncio.wait(ending, timeout=timeout)
 
     async def aclose(self) -> None:
-        if self._linger is not None:
-            self._linger.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        for timer in (self._tick, self._turn):
+            if timer is not None:
+                timer.cancel()
+        self._tick = self._turn = self._wire = None
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
         self._link.close()
 
     # -- when to write
 
-    def _grown(self, record: Record) -> None:
-        """On every append: written at once if somebody waits for it elsewhere, else gathered."""
-        if record.queued:
-            return
-        if record.watched or not record.in_step:
-            self._hurry(record)
+    def _consider(self, record: Record) -> None:
+        """Have it written to if that is due. Called on every append while somebody follows elsewhere."""
+        if record.queued or not record.due:
             return
         record.queued = True
-        self._lazy.append(record)
-        if self._linger is None:
-            self._linger = asyncio.get_running_loop().call_later(_LINGER, self._lingered)
+        self._due.append(record)
+        self._schedule()
 
-    def _lingered(self) -> None:
-        self._linger = None
-        self._urgent += [record for record in self._lazy if not record.settled.done()]
-        self._lazy.clear()
-        self._kick()
+    def _schedule(self) -> None:
+        if self._turn is None and not self._travelling:
+            self._turn = self._loop.call_soon(self._on_turn)
 
-    def _hurry(self, record: Record) -> None:
-        record.queued = True
-        self._urgent.append(record)
-        self._kick()
+    def _on_turn(self) -> None:
+        self._turn = None
+        if self._wire is not None and not self._travelling:
+            self._travel()
 
-    def _kick(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
-
-    async def _run(self) -> None:
-        """While there are live logs: flush, and wait for more or for the lease to be renewed."""
-        loop = asyncio.get_running_loop()
-        while self.records or self._urgent:
-            try:
-                await self._flush(loop.time())
-            except (WireLostError, RedisRefusedError) as error:
-                await self._fail(error)
-                continue
-            except Exception as error:  # the one task that writes must not end, whatever Redis answers
-                logger.exception("an answer of Redis could not be understood")
-                await self._fail(error)
-                continue
-            if self.down:
-                logger.info("Redis is back; live streams are recorded again")
-            self.down = False
-            self._pause = _FIRST_PAUSE
-            if not self._urgent and self.records:
-                self._wake = loop.create_future()
-                timer = loop.call_at(self._beat_at, self._kick)
-                await self._wake
-                timer.cancel()
-                self._wake = None
-        self._beat_at = 0.0
-        self._leased = False
-
-    def _doubt_all(self) -> None:
-        """Every copy is to be looked at before anything is added to it."""
+    def _on_tick(self) -> None:
+        """While there are live logs: send what was gathered, and every second time renew the lease."""
+        self._tick = None
+        if not self.records:
+            self._beat_next, self._leased = True, False
+            return
+        self._tick = self._loop.call_later(self._period, self._on_tick)
+        beat, self._beat_next = self._beat_next, not self._beat_next
+        if self._wire is None:
+            return
+        if beat:
+            self._renew(self._loop.time())
+            self._call([self._lease], self._beaten)
         for record in self.records.values():
-            record.in_step = False
-            record.sent = 0
-        self._urgent = list(self.records.values())
-
-    async def _fail(self, error: Exception) -> None:
-        if not self.down:
-            logger.warning("streams go on unrecorded until Redis is back: %s", error)
-        self.down = True
-        self._leased = False
-        self._beat_at = 0.0
-        if self._link.wire is not None:  # it may be one to a primary that has become a replica
-            self._link.wire.abort()
-        self._doubt_all()
-        for record in list(self.records.values()):
-            resolve(record.claimed)
-            if record.overflowing:
-                self._abandon(record)
-            if record.seal is not None:
-                record.log.seal(*record.seal)
-                if asyncio.get_running_loop().time() - record.ended_at > record.slot.route.retention:
-                    self._drop(record)  # nobody would find it any more
-        await asyncio.sleep(self._pause)
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-
-    # -- what to write
-
-    async def _flush(self, now: float) -> None:
-        """One trip: what the queued records need, and the lease when it is due."""
-        wire = self._link.wire or await self._link.open()
-        if wire is not self._wire:
-            self._wire = wire
-            self._doubt_all()  # it may lead to another Redis than the last one
-        commands: list[bytes] = []
-        beat = now >= self._beat_at and bool(self.records)
-        if beat:
-            self._beat_at = now + self._beat
-            self._renew(now)
-            commands.append(pack(b"SET", self._worker_key, b"", b"PX", b"%d" % self._lease_ms, b"GET"))
-        trip: list[Record] = []
-        size = 0
-        queued, self._urgent = self._urgent, []
-        for position, record in enumerate(queued):
-            if record.sent:
-                continue
-            record.queued = False
-            size += self._write(record, now, commands)
-            if record.sent:
-                trip.append(record)
-            if size > _LONGEST_FLUSH:
-                self._urgent += queued[position + 1 :]
-                break
-        if not commands:
-            return
-        replies = iter(await wire.call(commands, len(commands)))
-        if beat:
-            self._beaten(next(replies))
-        for record in trip:
-            self._answered(record, replies)
-
-    def _write(self, record: Record, now: float, commands: list[bytes]) -> int:
-        """Add what one record needs next; returns the bytes of the log among it."""
-        if record.settled.done():
-            return 0
-        if record.sealed:
-            commands.append(record.clear_command())
-            record.sent = CLEAR_SENT
-            return 0
-        if record.abandoned:
-            commands.append(record.seal_command(Outcome.INTERRUPTED, "overflow", anywhere=True))
-            record.sent = BURIAL_SENT
-            return 0
-        if not record.in_step:
-            commands.append(record.claim_command())
-            record.sent = CLAIM_SENT
-            record.renew_at = now + record.live_ms / 2000
-            return 0
-        data = record.log.read(record.offset, _LONGEST_ENTRY)
-        record.sent_end = end = record.offset + len(data)
-        if data:
-            commands += record.append_commands(data)
-            record.sent = APPEND_SENT
-        if record.seal is not None and end == record.log.end:
-            commands.append(record.seal_command(*record.seal, anywhere=False))
-            record.sent |= SEAL_SENT
-        elif end < record.log.end:
-            self._hurry(record)
-        if record.clear_ms is not None:
-            commands.append(record.clear_command())
-            record.sent |= CLEAR_SENT
-        return len(data)
+            if record.log.end > record.offset and not record.queued and not record.under_way:
+                record.queued = True
+                self._due.append(record)
+        if self._due:
+            self._schedule()
 
     def _renew(self, now: float) -> None:
         """A claim of a live log renews its TTLs."""
-        for record in list(self.records.values()):
-            if now >= record.renew_at and record.in_step:
+        for record in self.records.values():
+            if now >= record.renew_at and record.in_step and not record.under_way:
                 record.in_step = False
-                self._hurry(record)
+                self._consider(record)
 
-    # -- what Redis answered
+    # -- trips
 
-    def _answered(self, record: Record, replies: Iterator[Reply]) -> None:
-        sent, record.sent = record.sent, 0
-        if sent == APPEND_SENT:
-            self._appended(record, next(replies), next(replies))
-            return
-        if sent & CLAIM_SENT:
-            self._claimed(record, next(replies))
-        if sent & APPEND_SENT:
-            self._appended(record, next(replies), next(replies))
-        if sent & SEAL_SENT:
-            self._sealed(record, next(replies))
-        if sent & CLEAR_SENT:
-            _refuse(next(replies))
-            record.clear_ms = None
-        if sent & BURIAL_SENT:
-            _refuse(next(replies))
-            record.sealed = True
-            record.clear_ms = None
-        if record.sealed and record.clear_ms is None:
+    def _travel(self) -> None:
+        """What the queued records need, in one trip."""
+        commands: list[bytes] = []
+        trip: list[Record] = []
+        size = taken = 0
+        for record in self._due:
+            taken += 1
+            record.queued = False
+            if not record.under_way and not record.settled.done():
+                size += record.write(commands)
+                trip.append(record)
+            if len(trip) == _MOST_TOGETHER or size > _LONGEST_TRIP:
+                break
+        del self._due[:taken]
+        if commands:
+            self._travelling = True
+            self._call(commands, partial(self._returned, trip))
+
+    def _returned(self, trip: list[Record], replies: list[Reply]) -> None:
+        self._travelling = False
+        each = iter(replies)
+        for record in trip:
+            record.answered(each)
+            self._see_to(record)
+        if self._due:
+            self._schedule()
+
+    def _claimed(self, record: Record, replies: list[Reply]) -> None:
+        record.answered(iter(replies))
+        self._see_to(record)
+
+    def _see_to(self, record: Record) -> None:
+        """What the answers make necessary."""
+        if record.over:
             self._drop(record)
-        elif record.sealed:
-            self._hurry(record)
+        else:
+            self._consider(record)
 
-    def _beaten(self, reply: Reply) -> None:
+    def _beaten(self, replies: list[Reply]) -> None:
         """The lease's old value is the post: ids of logs that are to be stopped."""
-        _refuse(reply)
-        if reply is None:
+        (post,) = replies
+        refused(post)
+        if post is None:
             if self._leased:  # Redis was emptied, or this process has slept for longer than its lease
-                for stream_id in self.records:
+                for stream_id in list(self.records):
                     self.check(stream_id)
         else:
-            for at in range(0, len(reply), 32):
-                record = self.records.get(reply[at : at + 32].decode("latin-1"))
+            for at in range(0, len(post), 32):
+                record = self.records.get(post[at : at + 32].decode("latin-1"))
                 if record is not None:
-                    self.finish(record.log, Outcome.STOPPED, "")
+                    self.finish(record.log, Outcome.STOPPED)
         self._leased = True
-
-    def _claimed(self, record: Record, reply: Reply) -> None:
-        if _refuse(reply):
-            self._abandon(record)
-            return
-        stored = int(reply[0])
-        if len(reply) > 1:
-            self._settle(record, *_seal_of(reply))
-            return
-        if not record.log.start <= stored <= record.log.end:
-            self._abandon(record)
-            return
-        record.offset = stored
-        record.in_step = True
-        resolve(record.claimed)
-        if stored < record.log.end or record.seal is not None or record.clear_ms is not None:
-            self._hurry(record)
-
-    def _appended(self, record: Record, reply: Reply, followers: Reply) -> None:
-        record.watched = isinstance(followers, int) and followers > 0
-        _refuse(reply)
-        if not isinstance(reply, bytes):  # vanished, sealed by somebody, or there already
-            record.in_step = False
-            self._hurry(record)
-            return
-        record.offset = record.sent_end
-        if record.log.progressed is not None:
-            record.log.progressed()
-
-    def _sealed(self, record: Record, reply: Reply) -> None:
-        if _refuse(reply):
-            self._abandon(record)
-        elif reply[0] == b"sealed":
-            assert record.seal is not None
-            self._settle(record, *record.seal)
-        elif reply[0] == b"was":
-            self._settle(record, *_seal_of(reply))
-        else:
-            record.in_step = False
-            self._hurry(record)
-
-    def _settle(self, record: Record, outcome: Outcome, detail: str) -> None:
-        record.sealed = True
-        record.log.seal(outcome, detail)
-
-    def _abandon(self, record: Record) -> None:
-        if not record.abandoned:
-            record.abandoned = True
-            logger.warning("stream %s can no longer be recorded", record.log.id)
-            resolve(record.claimed)
-            record.log.readers.discard(record)
-            if record.log.progressed is not None:
-                record.log.progressed()
-            if record.seal is not None:
-                record.log.seal(*record.seal)
-            self._hurry(record)
 
     def _drop(self, record: Record) -> None:
         self.records.pop(record.log.id, None)
         self._newest_no_more(record)
-        record.log.readers.discard(record)
-        if record.watch is not None:
-            record.log.unwatch(record.watch)
-        if record.timer is not None:
-            record.timer.cancel()
-        resolve(record.claimed)
-        resolve(record.settled)
+        record.let_go()
 
     def _newest_no_more(self, record: Record) -> None:
         if self._newest.get(record.slot.name) is record:
             del self._newest[record.slot.name]
 
+    # -- the connection
 
-def _seal_of(reply: list[Reply]) -> tuple[Outcome, str]:
-    """The seal in an answer. One that no version known here writes stands for the worst."""
-    try:
-        return Outcome(reply[1].decode()), reply[2].decode()
-    except (ValueError, IndexError):
-        return Outcome.LOST, "an unknown seal"
+    def _call(self, commands: list[bytes], handle: Callable[[list[Reply]], None]) -> None:
+        assert self._wire is not None
+        self._wire.call(b"".join(commands), len(commands), partial(self._answered, handle))
 
+    def _answered(self, handle: Callable[[list[Reply]], None], replies: list[Reply] | None) -> None:
+        if replies is None:
+            self._fall(WireLostError(_LOST))
+            return
+        try:
+            handle(replies)
+        except RedisRefusedError as error:
+            self._fall(error)
+        except Exception as error:  # writing must go on, whatever Redis answers
+            logger.exception("an answer of Redis could not be understood")
+            self._fall(error)
+        else:
+            if self.down:
+                logger.info("Redis is back; live streams are recorded again")
+            self.down = False
+            self._pause = _FIRST_PAUSE
 
-_OF_ONE_LOG = ("WRONGTYPE", "equal or smaller", "exhausted the last possible ID")
-"""Errors that tell something about one log, by their texts in Redis 6.2 to Valkey 9; a script's error holds
-that of its command. All others are taken to be Redis's state."""
+    def _fall(self, error: Exception) -> None:
+        """The connection in use is of no use any more."""
+        if self._trouble is not None and not self._trouble.done():
+            self._trouble.set_result(error)
 
+    async def _keep(self) -> None:
+        """Have a connection as long as there are live logs, and keep it for the next ones."""
+        while True:
+            try:
+                wire = await self._link.open()
+            except WireLostError as lost:
+                error: Exception = lost
+            else:
+                error = await self._use(wire)
+            if not self.records:
+                return
+            self._fail(error)
+            await asyncio.sleep(self._pause)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
-def _refuse(reply: Reply) -> bool:
-    """Whether a reply is an error that concerns one log only. Raises for every other error."""
-    if not isinstance(reply, ReplyError):
-        return False
-    text = str(reply)
-    if any(part in text for part in _OF_ONE_LOG):
-        return True
-    raise RedisRefusedError(text)
+    async def _use(self, wire: Wire) -> Exception:
+        """Write over this connection until there is a trouble with it, which is returned."""
+        self._trouble = trouble = self._loop.create_future()
+        wire.lost.add_done_callback(lambda _: trouble.done() or trouble.set_result(WireLostError(_LOST)))
+        self._wire = wire
+        self._travelling = False
+        self._call([self._lease], self._beaten)
+        for record in self.records.values():  # it may lead to another Redis than the last one
+            record.doubt()
+            self._consider(record)
+        self._schedule()
+        try:
+            return await trouble
+        finally:
+            self._wire = self._trouble = None
+            wire.abort()  # it may be one to a primary that has become a replica
+
+    def _fail(self, error: Exception) -> None:
+        if not self.down:
+            logger.warning("streams go on unrecorded until Redis is back: %s", error)
+        self.down = True
+        self._leased = False
+        for record in list(self.records.values()):
+            resolve(record.claimed)
+            if record.overflowing:
+                record.abandon()
+            if record.seal is not None:
+                record.log.seal(*record.seal)
+                if self._loop.time() - record.ended_at > record.slot.route.retention:
+                    self._drop(record)  # nobody would find it any more

@@ -1,14 +1,13 @@
--- Make a log and its key's pointer, or read back what is there of them: first claim, retry, repair after an
--- outage and renewal of the TTLs are this one script.
+-- Make a log and its key's pointer if they are not there, or read back what is: retry, repair after an outage
+-- and renewal of the TTLs are this one script. A first claim needs none of it, and is a plain transaction.
 --
 -- KEYS  1 pointer, 2 log
--- ARGV  1 stream id, 2 head, 3 TTL in ms of a live log, 4 "1" for a first claim,
---       5 "1" if the log is to be found by the pointer
+-- ARGV  1 stream id, 2 head, 3 TTL in ms of a live log, 4 "1" if the log is to be found by the pointer
 -- Answers  {end offset}                   the log is live and holds that many bytes
 --          {end offset, outcome, detail}  it is sealed
 --
--- A first claim always takes the pointer. A later one takes it only together with a log that had vanished, and
--- only from nobody or an older stream: ids sort by age.
+-- The pointer is taken only together with a log that was not there, and only from nobody or an older stream: ids
+-- sort by age.
 local SEAL = '18446744073709551615-18446744073709551615'
 local made = 0
 if redis.call('EXISTS', KEYS[2]) == 0 then
@@ -21,11 +20,11 @@ if last and last[1] == SEAL then
   return {before and string.match(before[1], '^%d+') or '0', last[2][2], last[2][4]}
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
-if ARGV[5] == '1' then
+if ARGV[4] == '1' then
   local active = redis.call('GET', KEYS[1])
   if active == ARGV[1] then
     redis.call('PEXPIRE', KEYS[1], ARGV[3])
-  elseif ARGV[4] == '1' or (made == 1 and (not active or active < ARGV[1])) then
+  elseif made == 1 and (not active or active < ARGV[1]) then
     redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
   end
 end

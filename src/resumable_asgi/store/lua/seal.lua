@@ -3,7 +3,8 @@
 --
 -- KEYS  1 pointer, 2 log
 -- ARGV  1 stream id, 2 outcome, 3 detail, 4 TTL in ms of a sealed log, 5 channel, 6 "PUBLISH" or "SPUBLISH",
---       7 the end offset that the log must have, or "" for any
+--       7 the end offset that the log must have, or "" for any,
+--       8 ms for which it may still be found, since a client was handed all of it, or "" if none was
 -- Answers  {"sealed"}                    this seal is the one
 --          {"was", outcome, detail}      another one was there before
 --          {"gone"}                      there is no such log
@@ -23,10 +24,11 @@ end
 redis.call('XADD', KEYS[2], SEAL, 'outcome', ARGV[2], 'detail', ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 if redis.call('GET', KEYS[1]) == ARGV[1] then
-  if ARGV[2] == 'stopped' then
+  local ms = ARGV[2] == 'stopped' and '0' or ARGV[8] == '' and ARGV[4] or ARGV[8]
+  if ms == '0' then
     redis.call('DEL', KEYS[1])
   else
-    redis.call('PEXPIRE', KEYS[1], ARGV[4])
+    redis.call('PEXPIRE', KEYS[1], ms)
   end
 end
 redis.call(ARGV[6], ARGV[5], '18446744073709551615:')
