@@ -137,6 +137,7 @@ async def window(job: Job) -> Answer:
     await asyncio.sleep(job.get("settle", 3))
     meter.since = now_us()
     meter.bytes = 0
+    del meter.latencies[:]
     before = probe.snapshot()
     await asyncio.sleep(job["seconds"])
     after = probe.snapshot()

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 STREAM_ID_HEADER = b"resumable-stream-id"
 
-_LONGEST_MESSAGE = 128 * 1024
+_LONGEST_MESSAGE = 192 * 1024
 """Bytes a body message; more would sit in the server's buffer while a slow client takes its time."""
 
 _LONGEST_ENDING = 16

@@ -7,28 +7,28 @@ seal, which carries the outcome. This module does no I/O: whoever cares is calle
 from __future__ import annotations
 
 import json
+import os
 import re
-import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .dialects import Dialect
 from .outcome import Outcome
 
 _WORKER = re.compile(r"[0-9a-f]{32}")
 
+_to_json = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
+
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
 def new_stream_id() -> str:
     """32 hex digits: 12 of the time in milliseconds, so that ids sort by age, and 80 random bits."""
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class Head(NamedTuple):
     """What a follower must know before the first byte. `created` is in Unix milliseconds."""
 
     worker: str
@@ -48,7 +48,7 @@ class Head:
             "dialect": self.dialect,
             "key": self.key,
         }
-        return json.dumps(fields).encode()
+        return _to_json(fields).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Head:
@@ -182,9 +182,9 @@ class Log:
             del self._data[: keep_from - self.start]
             self.start = keep_from
 
-    def watch(self, changed: Callable[[], None]) -> None:
-        """Have `changed` called, synchronously, after each append and the seal."""
-        self._watchers = (*self._watchers, changed)
+    def watch(self, changed: Callable[[], None], *, first: bool = False) -> None:
+        """Have `changed` called, synchronously, after each append and the seal; `first`: before others."""
+        self._watchers = (changed, *self._watchers) if first else (*self._watchers, changed)
 
     def unwatch(self, changed: Callable[[], None]) -> None:
         self._watchers = tuple(watcher for watcher in self._watchers if watcher != changed)

@@ -64,7 +64,8 @@ class ResumableStreamMiddleware:
         self.app = app
         self._settings = settings = Settings.from_env() if settings is None else settings
         self._open = open_store(settings, redis)
-        self._router = None if self._open is None else Router(settings.routes)
+        self._router = Router(settings.routes)
+        self._prefixes = self._router.prefixes
         self._owners = Owners()
         self._runtime: _Runtime | None = None
         self._has_lifespan = False
@@ -74,10 +75,15 @@ class ResumableStreamMiddleware:
             _warn_of_inner(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._router is None:
+        if self._open is None:
             await self.app(scope, receive, send)
-        elif scope["type"] == "http" and (match := self._router.match(scope)) is not None:
-            await self._serve(match, scope, receive, send)
+        elif scope["type"] == "http":
+            # The router looks closer, but nearly all that is not its affair goes by here for less.
+            near = scope["path"].startswith(self._prefixes) or scope.get("root_path")
+            if near and (match := self._router.match(scope)) is not None:
+                await self._serve(match, scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         else:

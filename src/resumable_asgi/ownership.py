@@ -87,12 +87,10 @@ def slot(route: ResumableRoute, params: Mapping[str, str], owner: str, key: str)
     Two starts share it if route, owner, key and those path parameters agree that the start, resume and stop
     templates have in common.
     """
-    digest = hashlib.sha256()
-    for part in (route.path, *(params.get(name, "") for name in route.shared_params), owner, key):
-        data = part.encode("utf-8", "surrogatepass")
-        digest.update(b"%d:" % len(data))
-        digest.update(data)
-    return digest.hexdigest()[:32]
+    parts = (route.path, *[params.get(name, "") for name in route.shared_params], owner, key)
+    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+    # With their lengths, so that no two lists of parts are the same bytes.
+    return hashlib.sha256(b"".join([b"%d:%b" % (len(part), part) for part in encoded])).hexdigest()[:32]
 
 
 def _user(request: Request) -> str | None:

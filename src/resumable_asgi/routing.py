@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import unquote_to_bytes
 
 from starlette.requests import Request
@@ -32,8 +31,7 @@ class Action(Enum):
     STOP = auto()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
+class Match(NamedTuple):
     """A request on a configured route; `params` are its fully decoded path parameters."""
 
     route: ResumableRoute
@@ -41,8 +39,7 @@ class Match:
     params: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rule:
+class _Rule(NamedTuple):
     route: ResumableRoute
     action: Action
     methods: frozenset[str]
@@ -57,34 +54,37 @@ class Router:
     ones, and a start template that ends in a `path` parameter would swallow them.
     """
 
-    __slots__ = ("_prefixes", "_rules")
+    __slots__ = ("_rules", "prefixes")
 
     def __init__(self, routes: Iterable[ResumableRoute]) -> None:
-        self._rules = tuple(rule for route in routes for rule in _rules_of(route))
-        # The text before a template's first parameter tells nearly every other request apart at once.
-        self._prefixes = tuple({rule.template.partition("{")[0] for rule in self._rules})
+        rules = [rule for route in routes for rule in _rules_of(route)]
+        self._rules = {
+            method: tuple(rule for rule in rules if method in rule.methods)
+            for method in {method for rule in rules for method in rule.methods}
+        }
+        self.prefixes = tuple({rule.template.partition("{")[0] for rule in rules})
+        """The texts before each template's first parameter: a path that begins with none of them below the
+        mount point belongs to no route."""
 
     def match(self, scope: Scope) -> Match | None:
         """The route and action of an HTTP `scope`, or None. Never raises, however odd the path is."""
         path: str = scope["path"]
         mount = _mount_length(path, scope.get("root_path"))
-        if not path.startswith(self._prefixes, mount):
+        if not path.startswith(self.prefixes, mount):
             return None
         marked = _mark_encoded_slashes(path, scope.get("raw_path"))[mount:]
-        method = scope["method"]
-        for rule in self._rules:
-            if method in rule.methods and (found := rule.regex.match(marked)):
-                params = {
-                    name: value.replace(_SLASH_MARK, "/") for name, value in found.groupdict("").items()
-                }
-                return Match(route=rule.route, action=rule.action, params=params)
+        for rule in self._rules.get(scope["method"], ()):
+            if found := rule.regex.match(marked):
+                params = found.groupdict("")
+                if _SLASH_MARK in marked:
+                    params = {name: value.replace(_SLASH_MARK, "/") for name, value in params.items()}
+                return Match(rule.route, rule.action, params)
         return None
 
 
 def _rules_of(route: ResumableRoute) -> Iterator[_Rule]:
     def rule(action: Action, methods: Iterable[str], template: str) -> _Rule:
-        regex = compile_path(template)[0]
-        return _Rule(route=route, action=action, methods=frozenset(methods), template=template, regex=regex)
+        return _Rule(route, action, frozenset(methods), template, compile_path(template)[0])
 
     yield rule(Action.RESUME, {"GET", "HEAD"}, route.resume)
     if route.stop is not None:

@@ -37,8 +37,8 @@ _DISCONNECT: Message = {"type": "http.disconnect"}
 
 
 class _Recording:
-    """In the context of an app's task: whether its response is recorded. Not the run itself, since the task is
-    the run's: the two would be garbage that only the collector finds."""
+    """In the context of an app's task: whether its response is recorded. Not the run itself, since the task
+    is the run's: the two would be garbage that only the collector finds."""
 
     yes = False
 

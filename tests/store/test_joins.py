@@ -92,20 +92,20 @@ def at_window(store: RedisStore, window: str, action: Callable[[], Awaitable[Non
     wanted = FIND._text if "pointer" in window else b"$6\r\nXRANGE"
     begun, done = [False], [False]
 
-    async def ask(commands: Any) -> asyncio.Future[Any]:
+    async def ask(*commands: bytes) -> list[asyncio.Future[Any]]:
         hit = not begun[0] and any(wanted in command for command in commands)
         begun[0] = begun[0] or hit
         if hit and window.startswith("before"):
             await action()
-        answer = await original(commands)
-        return asyncio.create_task(act_after(answer)) if hit else answer
+        answers = await original(*commands)
+        return [asyncio.create_task(act_after(answers[0])), *answers[1:]] if hit else answers
 
     async def act_after(answer: asyncio.Future[Any]) -> Any:
-        replies = await answer
+        reply = await answer
         if window.startswith("after"):
             await action()
         done[0] = True
-        return replies
+        return reply
 
     store._reader.ask = ask  # type: ignore[method-assign]
     return lambda: done[0]

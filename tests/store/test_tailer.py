@@ -61,12 +61,12 @@ def held(store: RedisStore, command: bytes) -> Iterator[tuple[Callable[[], int],
     waiting = [0]
     original = store._reader.ask
 
-    async def ask(commands: Any) -> Any:
+    async def ask(*commands: bytes) -> Any:
         if any(command in each for each in commands) and not release.is_set():
             waiting[0] += 1
             changes.notify()
             await release.wait()
-        return await original(commands)
+        return await original(*commands)
 
     store._reader.ask = ask  # type: ignore[method-assign]
     try:

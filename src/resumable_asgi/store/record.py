@@ -21,7 +21,9 @@ from .resp import Reply, ReplyError, pack
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_ENTRY = 64 * 1024
+_LONGEST_ENTRY = 16 * 1024
+_MOST_ENTRIES = 8
+"""On one trip, for one log."""
 _FIRST_CLAIM, _CLAIM, _APPEND, _SEAL, _CLEAR, _BURIAL = 1, 2, 4, 8, 16, 32
 _MULTI, _EXEC = pack(b"MULTI"), pack(b"EXEC")
 
@@ -39,7 +41,7 @@ class Record:
         "_grown",
         "_live_ms",
         "_sent",
-        "_sent_end",
+        "_sent_ends",
         "_watch",
         "abandoned",
         "claimed",
@@ -100,7 +102,8 @@ class Record:
         """Whether the seal that was sent says so."""
         self._sent = 0
         """What of it is on a trip: `_CLAIM` and so on."""
-        self._sent_end = 0
+        self._sent_ends: list[int] = []
+        """The offsets after the entries that were sent."""
         # The TTL of a live log: long enough to be kept for `retention` after its worker's death.
         self._live_ms = int(2000 * slot.route.retention)
 
@@ -150,10 +153,13 @@ class Record:
         if not self.in_step:
             self.claim(commands)
             return 0
-        data = self.log.read(self.offset, _LONGEST_ENTRY)
-        self._sent_end = end = self.offset + len(data)
-        if data:
+        self._sent_ends = []
+        end = self.offset
+        while end < self.log.end and len(self._sent_ends) < _MOST_ENTRIES:
+            data = self.log.read(end, _LONGEST_ENTRY)
+            end += len(data)
             self._append(commands, end, data)
+            self._sent_ends.append(end)
             self._sent = _APPEND
         if self.seal is not None and end == self.log.end:
             commands.append(self._seal_command(*self.seal, anywhere=False))
@@ -161,7 +167,7 @@ class Record:
         if self.clear_ms is not None:
             commands.append(self._clear_command())
             self._sent |= _CLEAR
-        return len(data)
+        return end - self.offset
 
     def claim(self, commands: list[bytes]) -> None:
         """Add the commands that make the copy, or tell how far it is."""
@@ -234,7 +240,8 @@ class Record:
         if sent & _CLAIM:
             self._claim_answered(next(replies))
         if sent & _APPEND:
-            self._appended(next(replies), next(replies))
+            for end in self._sent_ends:
+                self._appended(end, next(replies), next(replies))
         if sent & _SEAL:
             self._seal_answered(next(replies))
         if sent & (_CLEAR | _BURIAL):
@@ -243,11 +250,11 @@ class Record:
             self.clear_ms = None
 
     def _first_claim_answered(self, replies: list[Reply]) -> None:
-        done = replies.pop()
-        if any([refused(reply) for reply in (*replies, *(done if isinstance(done, list) else [done]))]):
-            return  # another claim will tell
-        self.in_step = True
-        resolve(self.claimed)
+        done: Reply = replies.pop()
+        replies += done if isinstance(done, list) else [done]
+        if not any(map(refused, replies)):  # else another claim will tell
+            self.in_step = True
+            resolve(self.claimed)
 
     def _claim_answered(self, reply: Reply) -> None:
         if refused(reply):
@@ -263,13 +270,14 @@ class Record:
         else:
             self.abandon()
 
-    def _appended(self, reply: Reply, followers: Reply) -> None:
+    def _appended(self, end: int, reply: Reply, followers: Reply) -> None:
         self._note_followers(isinstance(followers, int) and followers > 0)
         refused(reply)
         if not isinstance(reply, bytes):  # vanished, sealed by somebody, or there already
             self.in_step = False
+        if not self.in_step:
             return
-        self.offset = self._sent_end
+        self.offset = end
         if self.log.progressed is not None:
             self.log.progressed()
 
@@ -277,7 +285,7 @@ class Record:
         self.followed = followed
         if followed and self._watch is None:
             self._watch = partial(self._grown, self)
-            self.log.watch(self._watch)
+            self.log.watch(self._watch, first=True)  # it is on its way while the others send
         elif not followed and self._watch is not None:
             self.log.unwatch(self._watch)
             self._watch = None

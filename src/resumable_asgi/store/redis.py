@@ -16,7 +16,7 @@ from ..settings import Settings
 from . import Found, Slot
 from .keys import CLEAR, FIND, POST, SEAL, Keys
 from .resp import Reply, ReplyError
-from .tailer import Tailer
+from .tailer import Past, Tailer
 from .wire import Connect, Link, WireLostError
 from .writer import Writer
 
@@ -86,14 +86,13 @@ class RedisStore:
             return None if record.overflowing else _here(record.log)
         try:
             head = Head.from_json(reply[1])
-            end = int(reply[2])
             outcome = None if reply[3] is None else Outcome(reply[3].decode())
-            first = None if reply[5] is None else (int(reply[5]), reply[6])
+            past = Past(int(reply[2]), None if reply[5] is None else (int(reply[5]), reply[6]))
         except (ValueError, TypeError) as error:
             logger.warning("stream %s: not a log that this version can read (%s)", stream_id, error)
             return None
-        log = self._tailer.follow(slot.name, stream_id, head, first, sealed=outcome is not None)
-        return Found(log, end, outcome)
+        log = self._tailer.follow(slot.name, stream_id, head, past, sealed=outcome is not None)
+        return Found(log, past.end, outcome)
 
     async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
         own = self._writer.newest(slot)

@@ -1,8 +1,7 @@
-"""Fills logs with what other processes write: one subscription connection for all that are followed here.
+"""All followed logs of other processes: one connection that subscribes to them, and one watch over them.
 
-Publications carry the data but may get lost, so Redis's log is the truth. A tail subscribes first, then
-reads the past, checks the offset of all that comes, and goes back to the log for a gap, after a new
-connection and in silence.
+A tail is subscribed first, then the past is read, and again after a new connection and in silence. Logs whose
+worker is dead are sealed.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from typing import cast
 from ..log import Head, Log
 from ..outcome import Outcome
 from ..settings import Settings
-from .keys import POST, SEAL, SEAL_ID, SEAL_MESSAGE, Keys
+from .keys import POST, SEAL, Keys
 from .resp import Reply, ReplyError, pack
+from .tail import Limits, Tail
 from .wire import Link, WireLostError
 
 logger = logging.getLogger(__name__)
@@ -25,67 +25,17 @@ _PERIOD = 0.5
 """Seconds between looks at all tails."""
 _SILENT_ROUNDS = 4
 """Of such looks without news of a log, after which it is read, should a publication have been lost."""
-_FIRST_PAGE = 32
-_PAGE_GROWTH = 16
-_LARGEST_PAGE = 1024
-_PAGE_BYTES = 256 * 1024
 
-
-class CorruptLogError(Exception):
-    """Redis holds something that is not a whole log, or that a newer version wrote."""
+_SHORT = 64 * 1024
+"""Bytes; so much of the past of a live log is read only once it is subscribed to, which saves a reading."""
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """Entries that were asked for: at most `count` of them."""
+class Past:
+    """What is known of a log that was found: its end, and the first entry: the offset after it, and its bytes."""
 
-    count: int
-    reply: asyncio.Future[list[Reply]]
-
-
-class Tail:
-    """One followed log."""
-
-    __slots__ = (
-        "idle_rounds",
-        "key",
-        "log",
-        "missing_since",
-        "more",
-        "quiet_rounds",
-        "reading",
-        "sealed",
-        "slot",
-        "unreadable_since",
-    )
-
-    def __init__(self, slot: str, log: Log, key: bytes) -> None:
-        self.slot = slot
-        self.log = log
-        self.key = key
-        self.more = False
-        """Whether the log must be read (again) for what publications did not bring."""
-        self.reading: asyncio.Task[None] | None = None
-        self.quiet_rounds = 0
-        """Rounds of the watch without news."""
-        self.sealed = False
-        """Whether the seal was published: from then on only what stands in the log counts."""
-        self.idle_rounds = 0
-        self.missing_since: float | None = None
-        """Since when the log has been gone from Redis."""
-        self.unreadable_since: float | None = None
-
-    def take(self, end: int, data: bytes) -> bool:
-        """Add the bytes of an entry that ends at `end`; False if there is a gap before it."""
-        log = self.log
-        if log.outcome is not None:
-            return True
-        missing = end - log.end
-        if missing > len(data):
-            return False
-        if missing > 0:
-            log.append(data if missing == len(data) else data[-missing:])
-        return True
+    end: int
+    first: tuple[int, bytes] | None
 
 
 class Tailer:
@@ -93,7 +43,7 @@ class Tailer:
 
     def __init__(self, settings: Settings, subscription: Link, reader: Link, keys: Keys) -> None:
         self._settings = settings
-        self._limit = max(route.max_bytes for route in settings.routes)
+        self._limits = Limits(max(route.max_bytes for route in settings.routes), settings.lease)
         self._subscription = subscription
         self._reader = reader
         self._keys = keys
@@ -103,28 +53,25 @@ class Tailer:
         self._task: asyncio.Task[None] | None = None
         self._resubscribing: asyncio.Task[None] | None = None
 
-    def follow(
-        self, slot: str, stream_id: str, head: Head, first: tuple[int, bytes] | None, *, sealed: bool
-    ) -> Log:
-        """The log of another process, filled as long as it has readers.
-
-        `first` is its first entry if it is known already: the offset after it, and the bytes.
-        """
+    def follow(self, slot: str, stream_id: str, head: Head, past: Past, *, sealed: bool) -> Log:
+        """The log of another process, filled as long as it has readers."""
         key = self._keys.log(slot, stream_id)
         tail = self._tails.get(key)
         if tail is not None and (tail.log.outcome is None or sealed):
             tail.idle_rounds = 0
             return tail.log
-        tail = Tail(slot, Log(stream_id, head), key)
+        log = Log(stream_id, head)
+        tail = Tail(slot, log, key, past.end, reader=self._reader, limits=self._limits)
         self._tails[key] = tail
-        if first is not None:
-            tail.take(*first)
-        if not sealed:
-            self._subscribe(tail)
-        self._read(tail)
+        if past.first is not None:
+            tail.take(*past.first)
+        if sealed or self._subscription.wire is None or past.end - log.end > _SHORT:
+            tail.read()
+        if not sealed:  # in the next turn: the first bytes are here, and can be sent in this one
+            asyncio.get_running_loop().call_soon(self._subscribe, tail)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch())
-        return tail.log
+        return log
 
     async def aclose(self) -> None:
         tasks = [self._task, self._resubscribing, *(tail.reading for tail in self._tails.values())]
@@ -149,20 +96,14 @@ class Tailer:
         if tail is None:
             return
         if kind == b"message":
-            tail.quiet_rounds = 0
-            if tail.sealed:
-                return  # of a writer that was refused, and does not know it yet
-            end, _, data = payload.partition(b":")
-            tail.sealed = payload == SEAL_MESSAGE
-            if tail.sealed or not end.isdigit() or not tail.take(int(end), data):
-                self._read(tail)
-            else:
-                self._trim(tail)
+            tail.published(payload)
         elif kind == b"subscribe":
-            self._read(tail)  # what was published between the last reading and now
+            tail.read()  # the past, and what was published until now
 
     def _subscribe(self, tail: Tail) -> None:
         wire = self._subscription.wire
+        if self._tails.get(tail.key) is not tail:
+            return  # let go of since
         if wire is not None:
             wire.send(pack(b"SUBSCRIBE", tail.key))
         elif self._resubscribing is None or self._resubscribing.done():
@@ -180,86 +121,6 @@ class Tailer:
             if live:
                 wire.send(pack(b"SUBSCRIBE", *live))
             await asyncio.wait([wire.lost])  # not awaited itself: cancelling us would cancel it
-
-    # -- the log itself
-
-    def _read(self, tail: Tail) -> None:
-        tail.more = True
-        if tail.reading is None or tail.reading.done():
-            tail.reading = asyncio.create_task(self._catch_up(tail))
-
-    async def _catch_up(self, tail: Tail) -> None:
-        """Read the log until there is nothing more in it; then publications go on from there."""
-        log = tail.log
-        page: Page | None = None
-        while (tail.more or page is not None) and log.outcome is None:
-            try:
-                if page is None:
-                    tail.more = False
-                    page = await self._ask(tail, log.end, _FIRST_PAGE)
-                (entries,) = await page.reply
-                if isinstance(entries, ReplyError):
-                    raise WireLostError(str(entries))
-                tail.unreadable_since = None
-                page = await self._ask_ahead(tail, page, entries)
-                self._apply(tail, entries)
-            except WireLostError:
-                if self._given_up(tail):
-                    return
-                page = None
-                tail.more = True
-                await asyncio.sleep(_PERIOD)
-            except (CorruptLogError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-                logger.warning("stream %s: Redis holds no whole log of it (%s)", log.id, error)
-                log.seal(Outcome.LOST, "corrupt")
-        tail.quiet_rounds = 0
-
-    async def _ask(self, tail: Tail, after: int, count: int) -> Page:
-        # An entry's id is the offset after it, and the head is 0-1: what is behind `<end>-1` is new.
-        command = pack(b"XRANGE", tail.key, b"(%d-1" % after, b"+", b"COUNT", b"%d" % count)
-        return Page(count, await self._reader.ask([command]))
-
-    async def _ask_ahead(self, tail: Tail, page: Page, entries: list[Reply]) -> Page | None:
-        """The page after a full one: Redis is to read it while that one is sent on."""
-        last = entries[-1] if entries else None
-        if last is None or len(entries) < page.count or last[0] == SEAL_ID:
-            return None
-        size = sum(len(fields[1]) for _, fields in entries)
-        fitting = len(entries) * _PAGE_BYTES // max(1, size)
-        count = max(1, min(_LARGEST_PAGE, _PAGE_GROWTH * page.count, fitting))
-        return await self._ask(tail, _end(last), count)
-
-    def _apply(self, tail: Tail, entries: list[Reply]) -> None:
-        """Add entries that were read."""
-        log = tail.log
-        seal = entries.pop() if entries and entries[-1][0] == SEAL_ID else None
-        if entries:
-            if any(fields[0] != b"b" for _, fields in entries):
-                raise CorruptLogError(f"an entry before {_end(entries[-1])} has no field b")
-            data = b"".join([fields[1] for _, fields in entries])
-            end = _end(entries[-1])
-            whole = end - len(data) == _end(entries[0]) - len(entries[0][1][1])
-            if not whole or not tail.take(end, data):
-                raise CorruptLogError(f"bytes are missing between {log.end} and {end}")
-            self._trim(tail)
-        if seal is not None:
-            fields = dict(zip(seal[1][::2], seal[1][1::2], strict=True))
-            log.seal(Outcome(fields[b"outcome"].decode()), fields[b"detail"].decode())
-
-    def _trim(self, tail: Tail) -> None:
-        """A log that outgrew its limit goes on for those attached; one far behind cannot be waited for."""
-        if tail.log.end > self._limit:
-            tail.log.trim(tail.log.end - 2 * self._limit)
-
-    def _given_up(self, tail: Tail) -> bool:
-        """Whether a log could not be read for as long as its worker may be silent."""
-        now = asyncio.get_running_loop().time()
-        if tail.unreadable_since is None:
-            tail.unreadable_since = now
-        if now - tail.unreadable_since < self._settings.lease:
-            return False
-        tail.log.seal(Outcome.LOST, "unreadable")
-        return True
 
     # -- silence and death
 
@@ -281,7 +142,7 @@ class Tailer:
                 await self._look_after(live)
             except (WireLostError, TimeoutError):
                 for tail in live:
-                    self._given_up(tail)
+                    tail.given_up()
             except Exception:  # the one task that ends followers of the dead must go on
                 logger.exception("an answer of Redis could not be understood")
 
@@ -314,7 +175,7 @@ class Tailer:
         for tail, exists in zip(silent, replies[len(workers) :], strict=True):
             if exists:
                 tail.missing_since = None
-                self._read(tail)
+                tail.read()
             elif tail.missing_since is None:
                 tail.missing_since = now
             elif now - tail.missing_since > self._settings.lease:
@@ -336,16 +197,10 @@ class Tailer:
         stream_id = tail.log.id.encode()
         retention = b"%d" % int(1000 * max(route.retention for route in self._settings.routes))
         seal = SEAL.pack(keys, stream_id, b"lost", b"", retention, tail.key, b"PUBLISH", b"", b"")
-        post = POST.pack(
-            [self._keys.worker(tail.log.head.worker)], stream_id
-        )  # should it have come back just now
+        # Should the worker have come back just now, it must hear of it.
+        post = POST.pack([self._keys.worker(tail.log.head.worker)], stream_id)
         reply, _ = await self._reader.call(seal, post)
         if isinstance(reply, ReplyError) or reply[0] == b"gone":
             tail.log.seal(Outcome.LOST, "its worker died")
         else:
-            self._read(tail)
-
-
-def _end(entry: Reply) -> int:
-    """The offset after an entry of a log."""
-    return int(entry[0].partition(b"-")[0])
+            tail.read()

@@ -68,17 +68,27 @@ class Wire(asyncio.Protocol):
         self._transport = writer.transport
         self._transport.set_protocol(self)
 
-    def call(self, commands: bytes, answers: int, answered: Answered) -> None:
+    def call(self, commands: Sequence[bytes], answered: Answered) -> None:
         """Send packed commands; `answered` is called with their replies, error replies among them."""
+        self._send(commands, [_Call(len(commands), answered)])
+
+    def ask(self, commands: Sequence[bytes]) -> list[asyncio.Future[Reply]]:
+        """Send packed commands; each has a future for its reply, which raises `WireLostError`."""
+        futures: list[asyncio.Future[Reply]] = [self._loop.create_future() for _ in commands]
+        self._send(commands, [_Call(1, partial(_hand_over, future)) for future in futures])
+        return futures
+
+    def _send(self, commands: Sequence[bytes], calls: Sequence[_Call]) -> None:
         if self.lost.done() or self._transport.is_closing():
-            self._loop.call_soon(answered, None)
+            for call in calls:
+                self._loop.call_soon(call.answered, None)
             return
         if not self._calls:
             self._heard = self._loop.time()
             if self._check is None:
                 self._check = self._loop.call_later(self._patience, self._check_patience)
-        self._calls.append(_Call(answers, answered))
-        self._transport.write(commands)
+        self._calls += calls
+        self._transport.write(b"".join(commands))
 
     def send(self, command: bytes) -> None:
         """Send a command of which the answer goes to `pushed`."""
@@ -170,16 +180,14 @@ class Link:
             self._opening.add_done_callback(self._opened)
         return await asyncio.shield(self._opening)
 
-    async def ask(self, commands: Sequence[bytes]) -> asyncio.Future[list[Reply]]:
-        """Send packed commands on an open wire; the future has their replies, or raises `WireLostError`."""
+    async def ask(self, *commands: bytes) -> list[asyncio.Future[Reply]]:
+        """As `Wire.ask`, on an open wire. Raises `WireLostError`."""
         wire = self.wire or await self.open()
-        future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
-        wire.call(b"".join(commands), len(commands), partial(_hand_over, future))
-        return future
+        return wire.ask(commands)
 
     async def call(self, *commands: bytes) -> list[Reply]:
         """The replies themselves."""
-        return await (await self.ask(commands))
+        return [await reply for reply in await self.ask(*commands)]
 
     def close(self) -> None:
         if self._opening is not None:
@@ -211,14 +219,14 @@ class Link:
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
 
-def _hand_over(future: asyncio.Future[list[Reply]], replies: list[Reply] | None) -> None:
+def _hand_over(future: asyncio.Future[Reply], replies: list[Reply] | None) -> None:
     if future.done():  # its caller has given up
         return
     if replies is None:
         future.set_exception(WireLostError("the connection to Redis was lost"))
         future.exception()  # its caller may not have looked yet, and never will if it gives up
     else:
-        future.set_result(replies)
+        future.set_result(replies[0])
 
 
 async def _wait_for(future: asyncio.Future[None]) -> None:

@@ -1,7 +1,7 @@
-"""Copies the live logs of this process to Redis: all that is due together, in one trip at a time.
+"""Copies the live logs of this process to Redis: all that is due together, in one trip.
 
-While nobody follows a log from another process its appends are gathered; while somebody does, they go in the
-next turn of the event loop, or as soon as a trip that is under way has come back.
+While nobody follows a log from another process its appends are gathered; while somebody does, they go at once
+if they are some and nothing is under way, else in the next turn of the event loop.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ _LINGER = 0.1
 """Seconds that appends are gathered while nobody follows from elsewhere. Fewer, longer entries also make
 replays faster."""
 
+_TOGETHER = 8
+"""So many records that are due do not wait for the next turn: Redis and the followers' process work on them
+while this one makes the next. A trip costs some 30 us of CPU here and there, so that fewer would be dear."""
+_MOST_TRIPS = 2
+"""Trips under way; then what is due waits for one to come back, so that there are larger ones under load."""
 _MOST_TOGETHER = 64
 _LONGEST_TRIP = 1024 * 1024
 """Records, and bytes of logs, in one trip: more would hold up what else is due in this process."""
@@ -58,8 +63,8 @@ class Writer:
         self._beat_next = True
         self._wire: Wire | None = None
         """The connection in use: every record was looked at since it was opened."""
-        self._travelling = False
-        """Whether a trip is under way."""
+        self._under_way = 0
+        """Trips of which the answers have not come."""
         self._keeper: asyncio.Task[None] | None = None
         self._trouble: asyncio.Future[Exception] | None = None
         self._pause = _FIRST_PAUSE
@@ -177,15 +182,18 @@ class Writer:
             return
         record.queued = True
         self._due.append(record)
-        self._schedule()
+        if len(self._due) == _TOGETHER and not self._under_way:
+            self._travel()
+        else:
+            self._schedule()
 
     def _schedule(self) -> None:
-        if self._turn is None and not self._travelling:
+        if self._turn is None and self._under_way < _MOST_TRIPS:
             self._turn = self._loop.call_soon(self._on_turn)
 
     def _on_turn(self) -> None:
         self._turn = None
-        if self._wire is not None and not self._travelling:
+        if self._under_way < _MOST_TRIPS:
             self._travel()
 
     def _on_tick(self) -> None:
@@ -218,7 +226,9 @@ class Writer:
     # -- trips
 
     def _travel(self) -> None:
-        """What the queued records need, in one trip."""
+        """What the records that are due need, in one trip."""
+        if self._wire is None:
+            return
         commands: list[bytes] = []
         trip: list[Record] = []
         size = taken = 0
@@ -232,11 +242,11 @@ class Writer:
                 break
         del self._due[:taken]
         if commands:
-            self._travelling = True
+            self._under_way += 1
             self._call(commands, partial(self._returned, trip))
 
     def _returned(self, trip: list[Record], replies: list[Reply]) -> None:
-        self._travelling = False
+        self._under_way -= 1
         each = iter(replies)
         for record in trip:
             record.answered(each)
@@ -283,7 +293,7 @@ class Writer:
 
     def _call(self, commands: list[bytes], handle: Callable[[list[Reply]], None]) -> None:
         assert self._wire is not None
-        self._wire.call(b"".join(commands), len(commands), partial(self._answered, handle))
+        self._wire.call(commands, partial(self._answered, handle))
 
     def _answered(self, handle: Callable[[list[Reply]], None], replies: list[Reply] | None) -> None:
         if replies is None:
@@ -327,7 +337,7 @@ class Writer:
         self._trouble = trouble = self._loop.create_future()
         wire.lost.add_done_callback(lambda _: trouble.done() or trouble.set_result(WireLostError(_LOST)))
         self._wire = wire
-        self._travelling = False
+        self._under_way = 0
         self._call([self._lease], self._beaten)
         for record in self.records.values():  # it may lead to another Redis than the last one
             record.doubt()
