@@ -32,7 +32,7 @@ _SHORT = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What is known of a log that was found: its end, and the first entry: the offset after it, and its bytes."""
+    """What is known of a log that was found: its end, and its first entry: the offset after it, its bytes."""
 
     end: int
     first: tuple[int, bytes] | None
