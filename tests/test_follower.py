@@ -120,7 +120,7 @@ async def test_a_follower_of_a_sealed_log_sends_it_and_returns(
     log.seal(Outcome.DONE)
     assert await result(follow())
     assert connection.body == bytes(300_000)
-    assert max(map(len, connection.bodies)) <= 128 * 1024
+    assert max(map(len, connection.bodies)) <= 192 * 1024
 
 
 async def test_a_follower_whose_client_goes_returns(log: Log, connection: Connection, follow: Follow) -> None:

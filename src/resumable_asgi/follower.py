@@ -151,10 +151,9 @@ class Follower:
         if self._following and log.start <= self.offset < log.end:
             data = log.read(self.offset, _LONGEST_MESSAGE)
             self._sent, self._comment_due = True, False
-            self._rest = self._deputy.begin(self._send, _body(data))
+            self._rest = rest = self._deputy.begin(self._send, _body(data))
             self._advance(len(data))
-            done = self._rest is None and self.offset == log.end and log.outcome is None
-            if done and not self._client.gone:
+            if rest is None and self.offset == log.end and log.outcome is None and not self._client.gone:
                 return
         woken.set_result(None)
 
@@ -176,7 +175,7 @@ class Follower:
 
     def sent_tail(self, length: int = _LONGEST_ENDING) -> bytes:
         """The last bytes of the log that this follower has sent."""
-        return self._log.tail(self.offset, length)
+        return self._log.span(max(self._log.start, self.offset - length), self.offset)
 
     async def end(self) -> None:
         """End the response as the log ended, for every outcome but done.

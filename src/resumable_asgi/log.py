@@ -10,6 +10,7 @@ import json
 import os
 import re
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +18,8 @@ from .dialects import Dialect
 from .outcome import Outcome
 
 _WORKER = re.compile(r"[0-9a-f]{32}")
+
+_BLOCK = 64 * 1024
 
 _to_json = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
@@ -94,8 +97,10 @@ class Log:
     """
 
     __slots__ = (
-        "_data",
+        "_block_ends",
+        "_blocks",
         "_newest",
+        "_recent",
         "_watchers",
         "closed",
         "delivered",
@@ -120,7 +125,11 @@ class Log:
         self.readers: set[Reader] = set()
         self.progressed: Callable[[], None] | None = None
         """Called when a reader got on; set only while somebody waits for that."""
-        self._data = bytearray()
+        # Bytes in blocks, each with the offset after it, and then those that do not fill one yet: neither an
+        # append nor a read of many moves what is there already.
+        self._blocks: list[bytes] = []
+        self._block_ends: list[int] = []
+        self._recent = bytearray()
         self._newest = b""
         self._watchers: tuple[Callable[[], None], ...] = ()
         self.closed = False
@@ -132,11 +141,25 @@ class Log:
     def append(self, data: bytes) -> None:
         if self.closed:
             raise SealedError(f"append to log {self.id}, which is {self.outcome or 'about to be sealed'}")
-        self._data += data
         self._newest = data
-        self.end += len(data)
+        if len(data) < _BLOCK:
+            self._recent += data
+            self.end += len(data)
+            if len(self._recent) >= _BLOCK:
+                self._fill_block()
+        else:  # as a rule a page that was read: kept as it is
+            self._fill_block()
+            self.end += len(data)
+            self._blocks.append(data)
+            self._block_ends.append(self.end)
         for changed in self._watchers:
             changed()
+
+    def _fill_block(self) -> None:
+        if self._recent:
+            self._blocks.append(bytes(self._recent))
+            self._block_ends.append(self.end)
+            self._recent = bytearray()
 
     def close(self) -> None:
         """Take no more bytes: the seal is under way, and says where the log ends."""
@@ -158,29 +181,41 @@ class Log:
         return True
 
     def read(self, offset: int, limit: int) -> bytes:
-        """At most `limit` bytes from `offset` on; empty at the end. Raises `TrimmedError`."""
+        """At most `limit` bytes from `offset` on, maybe fewer than there are; empty only at the end.
+
+        Raises `TrimmedError`.
+        """
         if offset < self.start:
             raise TrimmedError(f"log {self.id} holds no bytes before {self.start}, asked for {offset}")
         if offset == self.end - len(self._newest) and len(self._newest) <= limit:
             return self._newest  # what a follower that keeps up asks for
-        begin = offset - self.start
-        return bytes(memoryview(self._data)[begin : begin + limit])
+        begin = offset - (self.end - len(self._recent))
+        if begin >= 0:
+            return bytes(memoryview(self._recent)[begin : begin + limit])
+        number = bisect_right(self._block_ends, offset)
+        block = self._blocks[number]
+        begin = offset - (self._block_ends[number] - len(block))
+        return block[begin : begin + limit]  # not copied if that is all of it
 
-    def tail(self, offset: int, length: int) -> bytes:
-        """The last `length` bytes before `offset`, fewer near the start."""
-        return bytes(memoryview(self._data)[max(0, offset - self.start - length) : offset - self.start])
-
-    def whole(self) -> bytearray:
-        """All that is held, not copied: look, do not keep."""
-        return self._data
+    def span(self, begin: int, end: int) -> bytes:
+        """All bytes from `begin` to `end`. Raises `TrimmedError`."""
+        parts: list[bytes] = []
+        while begin < end and (part := self.read(begin, end - begin)):
+            parts.append(part)
+            begin += len(part)
+        return b"".join(parts)
 
     def trim(self, floor: int = 0) -> None:
         """Let go of the bytes that no reader needs any more, and of all before `floor` in any case."""
         keep_from = min((reader.offset for reader in self.readers), default=self.end)
         keep_from = max(keep_from, floor)
-        if keep_from > self.start:
-            del self._data[: keep_from - self.start]
-            self.start = keep_from
+        if keep_from <= self.start:
+            return
+        self.start = keep_from
+        past = bisect_right(self._block_ends, keep_from)
+        del self._blocks[:past], self._block_ends[:past]
+        if not self._blocks:
+            del self._recent[: keep_from - (self.end - len(self._recent))]
 
     def watch(self, changed: Callable[[], None], *, first: bool = False) -> None:
         """Have `changed` called, synchronously, after each append and the seal; `first`: before others."""

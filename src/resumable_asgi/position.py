@@ -36,7 +36,8 @@ def read_position(request: Request) -> Position:
         if own is None:
             return Position(event_id=header)
         return Position(stream_id=own[1].decode(), offset=_bytes("Last-Event-ID", own[2].decode("latin-1")))
-    value = request.query_params.get("offset", "")
+    query = request.scope["query_string"]
+    value = request.query_params.get("offset", "") if query else ""
     return Position() if value in ("", "-1") else Position(offset=_bytes("offset", value))
 
 

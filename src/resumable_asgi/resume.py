@@ -107,8 +107,9 @@ class Resume:
             else:
                 await follower.wait_for(position.offset)
                 # A log that ended short of what its client has seen has nothing more for it.
-                ahead = position.offset > log.end
-                follower.offset = log.end if ahead else sse.event_start(log.whole(), position.offset)
+                follower.offset = min(position.offset, log.end)
+                if 0 < follower.offset == position.offset:
+                    follower.offset = sse.event_start(log.span(0, log.end), position.offset)
             if log.start:
                 return  # it has outgrown its limit meanwhile, and is no longer whole
             if not await follower.follow():
@@ -125,10 +126,10 @@ async def _after_event(follower: Follower, found: Found, event_id: bytes) -> int
     """Where to go on after the event with an id of the app's own; 0 if the log does not come to have it."""
     log = found.log
     await follower.wait_for(found.end)
-    offset = sse.after_event_id(log.whole(), event_id)
+    offset = sse.after_event_id(log.span(0, log.end), event_id)
     if offset is None and log.outcome is None:
         await asyncio.sleep(_UNDER_WAY)
-        offset = sse.after_event_id(log.whole(), event_id)
+        offset = sse.after_event_id(log.span(0, log.end), event_id)
     return offset or 0
 
 

@@ -82,7 +82,7 @@ async def until(log: Log, condition: Callable[[], Any], what: str, timeout: floa
                 changed.clear()
                 await changed.wait()
     except TimeoutError:
-        held = bytes(log.whole())
+        held = log.span(log.start, log.end)
         raise AssertionError(f"not within {timeout} s: {what}; {held!r} {log.outcome}") from None
     finally:
         log.unwatch(changed.set)
@@ -92,7 +92,7 @@ async def holds(log: Log, data: bytes, timeout: float = TIMEOUT) -> None:
     """Wait until the log is that long, and see that it is that."""
     with reading(log):
         await until(log, lambda: log.end >= len(data), f"{data!r}", timeout)
-        assert log.read(0, len(data) + 1) == data
+        assert log.span(0, len(data) + 1) == data
 
 
 async def sealed(log: Log, timeout: float = TIMEOUT) -> Outcome:
@@ -108,4 +108,4 @@ async def whole(found: Found | None, timeout: float = TIMEOUT) -> tuple[bytes, O
     with reading(found.log):
         await until(found.log, lambda: found.log.outcome is not None, "the seal", timeout)
         assert found.log.outcome is not None
-        return found.log.read(0, found.log.end), found.log.outcome
+        return found.log.span(0, found.log.end), found.log.outcome

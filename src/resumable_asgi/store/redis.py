@@ -38,9 +38,7 @@ class RedisStore:
         self._reader = Link(connect, patience=patience)
         self._write_link = Link(connect, patience=patience)
         self._writer = Writer(settings, self._write_link, self._keys, self.worker)
-        self._tailer = Tailer(
-            settings, Link(connect, patience=patience, pushed=self._pushed), self._reader, self._keys
-        )
+        self._tailer = Tailer(settings, connect, patience, self._reader, self._keys)
 
     def claim(self, slot: Slot, log: Log) -> None:
         self._writer.claim(slot, log)
@@ -154,14 +152,20 @@ class RedisStore:
         await self._tailer.aclose()
         self._reader.close()
 
-    def _pushed(self, message: Reply) -> None:
-        self._tailer.pushed(message)
-
     async def _ask(self, link: Link, command: bytes) -> Reply:
         """One answer within `redis_timeout`. Raises `StoreUnavailableError`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout
         try:
-            async with asyncio.timeout(self._timeout):
-                (reply,) = await link.call(command)
+            if link.wire is None:
+                async with asyncio.timeout_at(deadline):
+                    await link.open()
+            (answer,) = await link.ask(command)
+            timer = loop.call_at(deadline, _give_up, answer)
+            try:
+                reply = await answer
+            finally:
+                timer.cancel()
         except (WireLostError, TimeoutError) as error:
             raise StoreUnavailableError(f"Redis did not answer: {error}") from error
         if isinstance(reply, ReplyError):
@@ -171,3 +175,8 @@ class RedisStore:
 
 def _here(log: Log) -> Found:
     return Found(log, log.end, log.outcome)
+
+
+def _give_up(answer: asyncio.Future[Reply]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())

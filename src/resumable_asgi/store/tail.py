@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass
 
 from ..log import Log
 from ..outcome import Outcome
@@ -21,8 +20,9 @@ logger = logging.getLogger(__name__)
 
 _PAGE = 128 * 1024
 """Bytes of a page. A follower that keeps up sends it as it is, without a copy."""
-_PAGES_AHEAD = 4
-"""Pages that Redis reads on while one is sent on; they are asked for when half of them have come."""
+_PAGES_AT_ONCE = 2
+"""So many are asked for together, and again when fewer are still to come: Redis reads on while those are sent
+on, and keeps at most twice as many for us."""
 _OPEN_COUNT = 64
 """Entries of a page of which the end is not known."""
 _PAUSE = 0.5
@@ -33,19 +33,34 @@ class CorruptLogError(Exception):
     """Redis holds something that is not a whole log, or that a newer version wrote."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """`max_bytes` of a log that is held whole; `patience` in seconds with one that cannot be read."""
-
-    max_bytes: int
-    patience: float
-
-
 class Tail:
-    """One followed log. `slot` is the name of its slot, `key` that of the log in Redis and of its channel;
-    `known` is how long it is known to be."""
+    """One followed log.
 
-    def __init__(self, slot: str, log: Log, key: bytes, known: int, *, reader: Link, limits: Limits) -> None:
+    `slot` is the name of its slot, `key` that of the log in Redis and of its channel; `known` is how long it
+    is known to be. More than `max_bytes` are not held whole; one that cannot be read for `patience` seconds
+    counts as lost.
+    """
+
+    __slots__ = (
+        "_known",
+        "_max_bytes",
+        "_more",
+        "_patience",
+        "_reader",
+        "_sealed",
+        "idle_rounds",
+        "key",
+        "log",
+        "missing_since",
+        "quiet_rounds",
+        "reading",
+        "slot",
+        "unreadable_since",
+    )
+
+    def __init__(
+        self, slot: str, log: Log, key: bytes, known: int, *, reader: Link, max_bytes: int, patience: float
+    ) -> None:
         self.slot = slot
         self.log = log
         self.key = key
@@ -58,7 +73,8 @@ class Tail:
         """Since when the log has been gone from Redis."""
         self.unreadable_since: float | None = None
         self._reader = reader
-        self._limits = limits
+        self._max_bytes = max_bytes
+        self._patience = patience
         self._sealed = False
         """Whether the seal was published: from then on only what stands in the log counts."""
         self._known = known
@@ -68,16 +84,15 @@ class Tail:
     def take(self, end: int, data: bytes) -> bool:
         """Add the bytes of an entry that ends at `end`; False if there is a gap before it."""
         log = self.log
-        if log.outcome is not None:
-            return True
         missing = end - log.end
+        if missing <= 0 or log.outcome is not None:
+            return True
         if missing > len(data):
             return False
-        if missing > 0:
-            log.append(data if missing == len(data) else data[-missing:])
-            if log.end > self._limits.max_bytes:
-                # It goes on for those attached; one that is far behind cannot be waited for.
-                log.trim(log.end - 2 * self._limits.max_bytes)
+        log.append(data if missing == len(data) else data[-missing:])
+        if log.end > self._max_bytes:
+            # It goes on for those attached; one that is far behind cannot be waited for.
+            log.trim(log.end - 2 * self._max_bytes)
         return True
 
     def published(self, payload: bytes) -> None:
@@ -86,8 +101,8 @@ class Tail:
         if self._sealed:
             return  # of a writer that was refused, and does not know it yet
         end, _, data = payload.partition(b":")
-        self._sealed = payload == SEAL_MESSAGE
-        if self._sealed or not end.isdigit():
+        if payload == SEAL_MESSAGE or not end.isdigit():
+            self._sealed = payload == SEAL_MESSAGE
             self.read()
         elif not self.take(int(end), data):
             self.read(int(end))
@@ -116,28 +131,36 @@ class Tail:
     async def _read_on(self) -> None:
         """Read to the end of the log as it is now. An entry's id is the offset after it, so that pages can be
         asked for by offsets, some at once; the last one is open, for what has come since and for the seal."""
-        asked, last_asked = self.log.end, False
         pages: deque[asyncio.Future[Reply]] = deque()
+        asked, last_asked = self.log.end, False
+
+        async def ask(count: int) -> None:
+            nonlocal asked, last_asked
+            commands: list[bytes] = []
+            while not last_asked and len(commands) < count:
+                until: tuple[bytes, ...] = (b"%d-1" % (asked + _PAGE),)
+                if self._known - asked <= _PAGE:
+                    until = (b"+", b"COUNT", b"%d" % _OPEN_COUNT)
+                    last_asked, self._more = True, False
+                # The head is 0-1: what is behind `<end>-1` is new.
+                commands.append(pack(b"XRANGE", self.key, b"(%d-1" % asked, *until))
+                asked += _PAGE
+            if commands:
+                pages.extend(await self._reader.ask(*commands))
+
+        await ask(_PAGES_AT_ONCE)
         entries: Reply = []
-        while pages or not last_asked:
-            if not last_asked and len(pages) <= _PAGES_AHEAD // 2:
-                ranges: list[tuple[bytes, ...]] = []
-                while not last_asked and len(pages) + len(ranges) < _PAGES_AHEAD:
-                    if self._known - asked > _PAGE:
-                        ranges.append((b"(%d-1" % asked, b"%d-1" % (asked + _PAGE)))
-                        asked += _PAGE
-                    else:
-                        ranges.append((b"(%d-1" % asked, b"+", b"COUNT", b"%d" % _OPEN_COUNT))
-                        last_asked, self._more = True, False
-                pages += await self._reader.ask(*(pack(b"XRANGE", self.key, *each) for each in ranges))
+        while pages:
             entries = await pages.popleft()
             if isinstance(entries, ReplyError):
                 raise WireLostError(str(entries))
             self.unreadable_since = None
-            self._apply(entries)
             if not entries and (pages or not last_asked):  # gone, or an entry longer than a page
                 self._known, self._more = self.log.end, True
                 return
+            if len(pages) < _PAGES_AT_ONCE:
+                await ask(_PAGES_AT_ONCE)
+            self._apply(entries)
             if pages:
                 await asyncio.sleep(0)  # followers send it on
         self._more = self._more or len(entries) == _OPEN_COUNT
@@ -163,7 +186,7 @@ class Tail:
         now = asyncio.get_running_loop().time()
         if self.unreadable_since is None:
             self.unreadable_since = now
-        if now - self.unreadable_since < self._limits.patience:
+        if now - self.unreadable_since < self._patience:
             return False
         self.log.seal(Outcome.LOST, "unreadable")
         return True

@@ -16,8 +16,8 @@ from ..outcome import Outcome
 from ..settings import Settings
 from .keys import POST, SEAL, Keys
 from .resp import Reply, ReplyError, pack
-from .tail import Limits, Tail
-from .wire import Link, WireLostError
+from .tail import Tail
+from .wire import Connect, Link, WireLostError
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,12 @@ class Past:
 class Tailer:
     """All tails of a process."""
 
-    def __init__(self, settings: Settings, subscription: Link, reader: Link, keys: Keys) -> None:
+    def __init__(
+        self, settings: Settings, connect: Connect, patience: float, reader: Link, keys: Keys
+    ) -> None:
         self._settings = settings
-        self._limits = Limits(max(route.max_bytes for route in settings.routes), settings.lease)
-        self._subscription = subscription
+        self._max_bytes = max(route.max_bytes for route in settings.routes)
+        self._subscription = Link(connect, patience=patience, pushed=self._pushed)
         self._reader = reader
         self._keys = keys
         self._tails: dict[bytes, Tail] = {}
@@ -61,7 +63,15 @@ class Tailer:
             tail.idle_rounds = 0
             return tail.log
         log = Log(stream_id, head)
-        tail = Tail(slot, log, key, past.end, reader=self._reader, limits=self._limits)
+        tail = Tail(
+            slot,
+            log,
+            key,
+            past.end,
+            reader=self._reader,
+            max_bytes=self._max_bytes,
+            patience=self._settings.lease,
+        )
         self._tails[key] = tail
         if past.first is not None:
             tail.take(*past.first)
@@ -87,11 +97,14 @@ class Tailer:
 
     # -- publications
 
-    def pushed(self, message: Reply) -> None:
+    def _pushed(self, message: Reply) -> None:
         """What comes on the subscription connection."""
-        if not isinstance(message, list) or len(cast("list[Reply]", message)) != 3:
-            return  # an answer to PING, or an error
-        kind, channel, payload = cast("list[bytes]", message)
+        if not isinstance(message, list):
+            return  # an error
+        parts = cast("list[bytes]", message)
+        if len(parts) != 3:
+            return  # an answer to PING
+        kind, channel, payload = parts
         tail = self._tails.get(channel)
         if tail is None:
             return
