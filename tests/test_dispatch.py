@@ -29,7 +29,8 @@ class Waiting:
         """As from a callback of the loop, where there is no current task."""
         begun: asyncio.Future[Awaitable[None] | None] = asyncio.get_running_loop().create_future()
         deputy = await self.deputy
-        asyncio.get_running_loop().call_soon(lambda: begun.set_result(deputy.begin(call, "x")))
+        step = deputy.context.run
+        asyncio.get_running_loop().call_soon(lambda: begun.set_result(step(deputy.begin, call, "x")))
         return await begun
 
 
@@ -113,8 +114,9 @@ async def test_many_at_once_do_not_wait_for_the_next_turn_and_the_last_ones_are_
     stepped: list[int] = []
     current: list[object] = []
 
-    class Numbered:
+    class Numbered(Deputy):
         def __init__(self, number: int) -> None:
+            super().__init__()
             self.number = number
 
         def step(self) -> None:

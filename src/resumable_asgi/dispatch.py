@@ -14,7 +14,7 @@ from asyncio.tasks import _enter_task, _leave_task  # pyright: ignore[reportPriv
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 _TOGETHER = 8
 """So many sends are done one after the other, which costs less than each right after its chunk was made;
@@ -23,23 +23,50 @@ more would let the first ones wait."""
 _ENDED: Any = object()
 
 
-class Sender(Protocol):
+class Deputy:
+    """Acts for the task that makes it: what it calls sees that task as the current one, in a copy of its
+    context."""
+
+    __slots__ = ("_loop", "_task", "context")
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._loop = task.get_loop()
+        self.context = copy_context()
+
     def step(self) -> None:
-        """Send what there is to send. Must not raise."""
-        ...
+        """Do what there is to do; called within `context`, and in no task. Must not raise."""
+        raise NotImplementedError
+
+    def begin(self, call: Callable[[Any], Awaitable[None]], argument: Any) -> Awaitable[None] | None:
+        """Within `step`: call, up to where it waits. Returns the rest of it, for the task to await, or None
+        if it has ended. What is raised is raised by the rest."""
+        _enter_task(self._loop, self._task)
+        try:
+            steps = call(argument).__await__()
+            waits_for = next(steps, _ENDED)
+        except BaseException as error:  # noqa: BLE001
+            return _failure(error)
+        finally:
+            _leave_task(self._loop, self._task)
+        return None if waits_for is _ENDED else _rest(steps, waits_for, self.context)
 
 
 class Dispatcher:
-    """Has senders step: at the latest in the next turn of its event loop, before that if they are many."""
+    """Has deputies step: at the latest in the next turn of its event loop, before that if they are many."""
+
+    __slots__ = ("_due", "_loop", "_scheduled")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._due: list[Sender] = []
+        self._due: list[Deputy] = []
         self._scheduled = False
 
-    def add(self, sender: Sender) -> None:
+    def add(self, deputy: Deputy) -> None:
         due = self._due
-        due.append(sender)
+        due.append(deputy)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn)
@@ -63,38 +90,8 @@ class Dispatcher:
 
     def _flush(self) -> None:
         due, self._due = self._due, []
-        for sender in due:
-            sender.step()
-
-
-class Deputy:
-    """Acts for the task that makes it: what it calls sees that task as the current one, in a copy of its
-    context."""
-
-    def __init__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._loop = task.get_loop()
-        self._context = copy_context()
-
-    def begin(self, call: Callable[[Any], Awaitable[None]], argument: Any) -> Awaitable[None] | None:
-        """Call, up to where it waits: the rest of it, for the task to await. None if it has ended.
-
-        What is raised is raised by the rest. Not to be called from within a task.
-        """
-        return self._context.run(self._begin, call, argument)
-
-    def _begin(self, call: Callable[[Any], Awaitable[None]], argument: Any) -> Awaitable[None] | None:
-        _enter_task(self._loop, self._task)
-        try:
-            steps = call(argument).__await__()
-            waits_for = next(steps, _ENDED)
-        except BaseException as error:  # noqa: BLE001
-            return _failure(error)
-        finally:
-            _leave_task(self._loop, self._task)
-        return None if waits_for is _ENDED else _rest(steps, waits_for, self._context)
+        for deputy in due:
+            deputy.context.run(deputy.step)
 
 
 @types.coroutine

@@ -58,15 +58,34 @@ class Followers:
         self._schedule()
 
 
-class Follower:
+class Follower(Deputy):
     """Sends a log from `offset` on. `offset` is what has been handed to the server so far.
 
     `keepalive` is the silence in seconds after which a comment is sent, None for never.
     """
 
+    __slots__ = (
+        "_among",
+        "_client",
+        "_comment_due",
+        "_dispatcher",
+        "_due",
+        "_following",
+        "_gone",
+        "_keepalive",
+        "_log",
+        "_rest",
+        "_send",
+        "_sent",
+        "_silent_since",
+        "_woken",
+        "offset",
+    )
+
     def __init__(
         self, log: Log, offset: int, send: Send, client: Client, *, keepalive: float | None, among: Followers
     ) -> None:
+        super().__init__()
         self.offset = offset
         self._log = log
         self._send = send
@@ -74,15 +93,14 @@ class Follower:
         self._keepalive = keepalive
         self._among = among
         self._dispatcher = among.dispatcher
-        self._deputy = Deputy()
-        self._loop = asyncio.get_running_loop()  # asking each time is a system call before Python 3.12
+        self._gone = client.gone
         self._woken: asyncio.Future[None] | None = None
         self._following = False
-        """Whether the task waits in `follow`, where its deputy may send what comes."""
+        """Whether the task waits in `follow`, where `step` may send what comes."""
         self._due = False
         """Whether the dispatcher will have it step."""
         self._rest: Awaitable[None] | None = None
-        """Of a send that the deputy began."""
+        """Of a send that `step` began."""
         self._sent = True
         """Whether something was sent since the timer last looked: a clock read a chunk would cost more."""
         self._silent_since = 0.0
@@ -91,7 +109,7 @@ class Follower:
     def __enter__(self) -> Follower:
         self._log.readers.add(self)
         self._log.watch(self._wake)
-        self._client.watch(self._wake)
+        self._client.watch(self._look_at_client)
         if self._keepalive is not None:
             self._among.add(self)
         return self
@@ -108,7 +126,7 @@ class Follower:
     async def follow(self) -> bool:
         """Send all there is and all that comes, until the log has ended; False if the client went first."""
         log = self._log
-        while not self._client.gone:
+        while not self._gone:
             try:
                 data = log.read(self.offset, _LONGEST_MESSAGE)
             except TrimmedError as error:
@@ -122,12 +140,12 @@ class Follower:
                 return True
             elif self._comment_due and sse.at_boundary(self.sent_tail()):
                 await self._comment()
-            elif not await self._follow_by_deputy():
+            elif not await self._follow_by_steps():
                 return False
         return False
 
-    async def _follow_by_deputy(self) -> bool:
-        """Wait while the deputy sends what comes, up to where it takes the task; False if the client went."""
+    async def _follow_by_steps(self) -> bool:
+        """Wait while `step` sends what comes, up to where it takes the task; False if the client went."""
         self._following = True
         try:
             await self._more()
@@ -142,6 +160,10 @@ class Follower:
             self._due = True
             self._dispatcher.add(self)
 
+    def _look_at_client(self) -> None:
+        self._gone = self._client.gone
+        self._wake()
+
     def step(self) -> None:
         """Send what came if the task waits for that, and wake it for everything else."""
         self._due = False
@@ -151,9 +173,9 @@ class Follower:
         if self._following and log.start <= self.offset < log.end:
             data = log.read(self.offset, _LONGEST_MESSAGE)
             self._sent, self._comment_due = True, False
-            self._rest = rest = self._deputy.begin(self._send, _body(data))
+            self._rest = rest = self.begin(self._send, _body(data))
             self._advance(len(data))
-            if rest is None and self.offset == log.end and log.outcome is None and not self._client.gone:
+            if rest is None and self.offset == log.end and log.outcome is None and not self._gone:
                 return
         woken.set_result(None)
 
@@ -165,7 +187,7 @@ class Follower:
     async def wait_for(self, offset: int) -> bool:
         """Before the first byte: wait until the log reaches `offset` or ends; False if the client went."""
         while self._log.end < offset and self._log.outcome is None:
-            if self._client.gone:
+            if self._gone:
                 return False
             if self._comment_due:
                 await self._comment()
@@ -211,7 +233,7 @@ class Follower:
             await sending
         except OSError:  # what servers of ASGI HTTP version 2.4 raise once the client is gone
             return False
-        return not self._client.gone
+        return not self._gone
 
     async def _more(self) -> None:
         self._woken = self._loop.create_future()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import cast
 
 from ..log import Head, Log
 from ..outcome import Outcome
@@ -99,12 +98,9 @@ class Tailer:
 
     def _pushed(self, message: Reply) -> None:
         """What comes on the subscription connection."""
-        if not isinstance(message, list):
-            return  # an error
-        parts = cast("list[bytes]", message)
-        if len(parts) != 3:
-            return  # an answer to PING
-        kind, channel, payload = parts
+        if isinstance(message, ReplyError) or len(message) != 3:
+            return  # an error, or an answer to PING
+        kind, channel, payload = message
         tail = self._tails.get(channel)
         if tail is None:
             return

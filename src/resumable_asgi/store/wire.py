@@ -109,7 +109,7 @@ class Wire(asyncio.Protocol):
                 if len(call.replies) == call.answers:
                     calls.popleft()
                     call.answered(call.replies)
-        except (ReplyError, ValueError, IndexError) as error:
+        except (ReplyError, ValueError, IndexError, TypeError) as error:
             logger.warning("Redis sent what cannot be understood (%s); connecting anew", error)
             self.abort()
 
