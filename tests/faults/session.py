@@ -30,7 +30,8 @@ _LATE = 0.2
 """Seconds by which the driver may be late before the machine is to blame for what follows."""
 _FILES_GROWN = 4
 """Connections to Redis are opened when they are first needed."""
-_TASKS_GROWN = 3
+_TASKS_GROWN = 5
+"""One for each connection, and those of the writer and the tailer, which wait for theirs to be lost."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
