@@ -25,6 +25,19 @@ class BodyTooLargeError(Exception):
 class Client:
     """Messages read and not yet taken by the app, and whether the client is gone."""
 
+    __slots__ = (
+        "_held",
+        "_held_bytes",
+        "_max_body_bytes",
+        "_pump",
+        "_read",
+        "_receive",
+        "_room",
+        "_watchers",
+        "body_complete",
+        "gone",
+    )
+
     def __init__(self, receive: Receive, max_body_bytes: int) -> None:
         self.gone = False
         self.body_complete = False

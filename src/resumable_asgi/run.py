@@ -55,6 +55,34 @@ def is_recording() -> bool:
 class Run:
     """One app call. `serve` is the original client's side of it, everything else the app's."""
 
+    __slots__ = (
+        "_app",
+        "_attended",
+        "_changed",
+        "_client",
+        "_complete",
+        "_decided",
+        "_follower",
+        "_key",
+        "_listening",
+        "_max_bytes",
+        "_message_id",
+        "_overflowing",
+        "_recording",
+        "_scope",
+        "_send_to_client",
+        "_slot",
+        "_start",
+        "_stopping",
+        "_store",
+        "_stream_id",
+        "_task",
+        "_trailers",
+        "_yielded",
+        "_yielded_at",
+        "log",
+    )
+
     def __init__(
         self, app: ASGIApp, scope: Scope, client: Client, *, store: Store, slot: Slot, key: str
     ) -> None:
@@ -251,7 +279,9 @@ class Run:
         if self._stopping or self._complete:
             raise self._refusal()
         end = log.end
-        body = bytes(message.get("body", b""))  # no copy of what is bytes already
+        body = message.get("body", b"")
+        if type(body) is not bytes:
+            body = bytes(body)
         if self._message_id is not None:
             body = self._give_message_id(body, self._message_id)
         if body:
@@ -320,6 +350,7 @@ class Run:
             self._message_id = dialects.MessageId(log.id)
         log.on_close = self._closed
         self._recording.yes = True
+        self._yielded = time.monotonic()
         self._store.claim(self._slot, log)
         self._decide(recorded=True)
 

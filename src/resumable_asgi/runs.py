@@ -18,6 +18,8 @@ class Interruptible(Protocol):
 class Signal:
     """Wakes everybody who waits for it."""
 
+    __slots__ = ("_waiting",)
+
     def __init__(self) -> None:
         self._waiting: set[asyncio.Future[None]] = set()
 
