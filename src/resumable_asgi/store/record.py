@@ -16,8 +16,8 @@ from functools import partial
 from ..log import Log
 from ..outcome import Outcome
 from . import Slot
-from .keys import CLAIM, CLEAR, SEAL, Keys
-from .resp import Reply, ReplyError, pack
+from .commands import Commands
+from .resp import Reply, ReplyError
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,6 @@ _LONGEST_ENTRY = 16 * 1024
 _MOST_ENTRIES = 8
 """On one trip, for one log."""
 _FIRST_CLAIM, _CLAIM, _APPEND, _SEAL, _CLEAR, _BURIAL = 1, 2, 4, 8, 16, 32
-_MULTI, _EXEC = pack(b"MULTI"), pack(b"EXEC")
 
 
 class RedisRefusedError(Exception):
@@ -36,23 +35,22 @@ class Record:
     """What the writer knows of one log. As a reader of the log it keeps the bytes not yet copied."""
 
     __slots__ = (
+        "_commands",
         "_delivered",
         "_fresh",
         "_grown",
-        "_live_ms",
         "_sent",
         "_sent_ends",
         "_watch",
         "abandoned",
         "claimed",
-        "clear_ms",
+        "clear_after",
         "delivered",
         "ended_at",
         "followed",
         "in_step",
         "keys",
         "log",
-        "log_key",
         "offset",
         "overflowing",
         "queued",
@@ -64,12 +62,11 @@ class Record:
         "timer",
     )
 
-    def __init__(self, slot: Slot, log: Log, keys: Keys, grown: Callable[[Record], None]) -> None:
+    def __init__(self, slot: Slot, log: Log, commands: Commands, grown: Callable[[Record], None]) -> None:
         loop = asyncio.get_running_loop()
         self.slot = slot
         self.log = log
-        self.keys = [keys.pointer(slot.name), keys.log(slot.name, log.id)]
-        self.log_key = self.keys[1]
+        self.keys = commands.log_keys(slot.name, log.id)
         self.offset = 0
         """Bytes of the log that Redis is known to hold."""
         self.in_step = False
@@ -87,14 +84,15 @@ class Record:
         self.sealed = False
         """Whether the copy is sealed, by whomever."""
         self.ended_at = 0.0
-        self.clear_ms: int | None = None
-        """How long a delivered log may still be found; None while it is not delivered."""
+        self.clear_after: float | None = None
+        """Seconds for which a delivered log may still be found; None while it is not delivered."""
         self.renew_at = 0.0
         self.claimed: asyncio.Future[None] = loop.create_future()
         self.settled: asyncio.Future[None] = loop.create_future()
         """Done when there is nothing more to do for the copy."""
         self.timer: asyncio.TimerHandle | None = None
         """Ends the log here, should Redis not answer the seal in time."""
+        self._commands = commands
         self._grown = grown
         self._watch: Callable[[], None] | None = None
         self._fresh = True
@@ -104,8 +102,6 @@ class Record:
         """What of it is on a trip: `_CLAIM` and so on."""
         self._sent_ends: list[int] = []
         """The offsets after the entries that were sent."""
-        # The TTL of a live log: long enough to be kept for `retention` after its worker's death.
-        self._live_ms = int(2000 * slot.route.retention)
 
     # -- what it needs
 
@@ -124,8 +120,8 @@ class Record:
         """Whether it must not wait for its appends to be gathered."""
         if self._sent:
             return False
-        if self.sealed or self.clear_ms is not None:
-            return self.clear_ms is not None
+        if self.sealed or self.clear_after is not None:
+            return self.clear_after is not None
         if self.abandoned or not self.in_step or self.seal is not None:
             return True
         return self.log.end - self.offset > (0 if self.followed else _LONGEST_ENTRY)
@@ -133,7 +129,7 @@ class Record:
     @property
     def over(self) -> bool:
         """Whether there is nothing more to do for the copy."""
-        return self.sealed and self.clear_ms is None and not self._sent
+        return self.sealed and self.clear_after is None and not self._sent
 
     def doubt(self) -> None:
         """What was sent may or may not have happened: look at the copy before anything is added to it."""
@@ -164,71 +160,48 @@ class Record:
         if self.seal is not None and end == self.log.end:
             commands.append(self._seal_command(*self.seal, anywhere=False))
             self._sent |= _SEAL
-        if self.clear_ms is not None:
+        if self.clear_after is not None:
             commands.append(self._clear_command())
             self._sent |= _CLEAR
         return end - self.offset
 
     def claim(self, commands: list[bytes]) -> None:
         """Add the commands that make the copy, or tell how far it is."""
-        self.renew_at = time.monotonic() + self._live_ms / 2000
-        pointer, key = self.keys
-        stream_id, head, ttl = self.log.id.encode(), self.log.head.to_json(), b"%d" % self._live_ms
-        if self._fresh and not self.overflowing:  # no such log can be there
-            commands += (
-                _MULTI,
-                pack(b"XADD", key, b"0-1", b"head", head),
-                pack(b"PEXPIRE", key, ttl),
-                pack(b"SET", pointer, stream_id, b"PX", ttl),
-                _EXEC,
-            )
+        # A live log is to be kept for `retention` after its worker's death, and is renewed halfway.
+        ttl = 2 * self.slot.route.retention
+        self.renew_at = time.monotonic() + ttl / 2
+        head = self.log.head.to_json()
+        if self._fresh and not self.overflowing:
+            commands += self._commands.first_claim(self.keys, head, ttl)
             self._sent = _FIRST_CLAIM
         else:
-            findable = b"0" if self.overflowing else b"1"
-            commands.append(CLAIM.pack(self.keys, stream_id, head, ttl, findable))
+            commands.append(self._commands.claim(self.keys, head, ttl, findable=not self.overflowing))
             self._sent = _CLAIM
         self._fresh = False
 
-    def _append(self, commands: list[bytes], offset: int, data: bytes) -> None:
-        """One entry, and its publication: an entry's id is the offset after it, and while nobody is known to
-        follow, that alone is published."""
-        key, end = self.log_key, b"%d" % offset
+    def _append(self, commands: list[bytes], end: int, data: bytes) -> None:
+        """One entry, and its publication; while nobody is known to follow, only its end is published."""
         if self.overflowing:
-            least = b"%d" % max(0, offset - self.slot.route.max_bytes)
-            entry = pack(b"XADD", key, b"NOMKSTREAM", b"MINID", b"~", least, end + b"-0", b"b", data)
+            width = self.slot.route.max_bytes
+            commands.append(self._commands.append_to_window(self.keys, end, data, width))
         else:
-            entry = (
-                b"*6\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$10\r\nNOMKSTREAM\r\n$%d\r\n%b-0\r\n$1\r\nb\r\n$%d\r\n%b\r\n"
-                % (len(key), key, len(end) + 2, end, len(data), data)
-            )
-        news = data if self.followed else b""
-        publication = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b:%b\r\n" % (
-            len(key),
-            key,
-            len(end) + 1 + len(news),
-            end,
-            news,
-        )
-        commands += (entry, publication)
+            commands.append(self._commands.append(self.keys, end, data))
+        commands.append(self._commands.publish(self.keys, end, data if self.followed else b""))
 
     def _seal_command(self, outcome: Outcome, detail: str, *, anywhere: bool) -> bytes:
         self._delivered = outcome is Outcome.DONE and self.delivered is not None and self.delivered()
         route = self.slot.route
-        return SEAL.pack(
+        return self._commands.seal(
             self.keys,
-            self.log.id.encode(),
-            outcome.encode(),
-            detail.encode(),
-            b"%d" % int(1000 * route.retention),
-            self.log_key,
-            b"PUBLISH",
-            b"" if anywhere else b"%d" % self.log.end,
-            b"%d" % int(1000 * route.replay_finished) if self._delivered else b"",
+            outcome,
+            detail,
+            retention=route.retention,
+            at=None if anywhere else self.log.end,
+            delivered=route.replay_finished if self._delivered else None,
         )
 
     def _clear_command(self) -> bytes:
-        hide = b"1" if self.overflowing else b"0"
-        return CLEAR.pack(self.keys, self.log.id.encode(), b"%d" % (self.clear_ms or 0), hide)
+        return self._commands.clear(self.keys, self.clear_after or 0, hide=self.overflowing)
 
     # -- what Redis answered
 
@@ -247,7 +220,7 @@ class Record:
         if sent & (_CLEAR | _BURIAL):
             refused(next(replies))
             self.sealed = self.sealed or sent & _BURIAL != 0
-            self.clear_ms = None
+            self.clear_after = None
 
     def _first_claim_answered(self, replies: list[Reply]) -> None:
         done: Reply = replies.pop()

@@ -14,7 +14,7 @@ from ..log import Head, Log, new_stream_id
 from ..outcome import Outcome
 from ..settings import Settings
 from . import Found, Slot
-from .keys import CLEAR, FIND, POST, SEAL, Keys
+from .commands import Commands
 from .resp import Reply, ReplyError
 from .tailer import Past, Tailer
 from .wire import Connect, Link, WireLostError
@@ -33,12 +33,12 @@ class RedisStore:
     def __init__(self, settings: Settings, connect: Connect) -> None:
         self.worker = new_stream_id()
         self._timeout = settings.redis_timeout
-        self._keys = Keys(settings.prefix)
+        self._commands = Commands(settings.prefix)
         patience = max(settings.lease / 3, settings.redis_timeout)
         self._reader = Link(connect, patience=patience)
         self._write_link = Link(connect, patience=patience)
-        self._writer = Writer(settings, self._write_link, self._keys, self.worker)
-        self._tailer = Tailer(settings, connect, patience, self._reader, self._keys)
+        self._writer = Writer(settings, self._write_link, self._commands, self.worker)
+        self._tailer = Tailer(settings, connect, patience, self._reader, self._commands)
 
     def claim(self, slot: Slot, log: Log) -> None:
         self._writer.claim(slot, log)
@@ -57,8 +57,8 @@ class RedisStore:
     async def delivered(self, slot: Slot, log: Log) -> None:
         if log.delivered or self._writer.delivered(log):
             return
-        keys = [self._keys.pointer(slot.name), self._keys.log(slot.name, log.id)]
-        clear = CLEAR.pack(keys, log.id.encode(), b"%d" % int(1000 * slot.route.replay_finished), b"0")
+        keys = self._commands.log_keys(slot.name, log.id)
+        clear = self._commands.clear(keys, slot.route.replay_finished)
         try:
             await self._ask(self._write_link, clear)
         except StoreUnavailableError:
@@ -116,25 +116,22 @@ class RedisStore:
         if own is not None:
             self.finish(own.log, Outcome.STOPPED)
         else:
-            await self._ask(self._reader, POST.pack([self._keys.worker(worker)], stream_id))
+            await self._ask(self._reader, self._commands.post(worker, stream_id))
         for _ in range(_STOP_LOOKS):
             await asyncio.sleep(_STOP_PAUSE)
             found = await self._find(slot, stream_id.decode())
             if found is None or found[3] is not None:
                 return found is not None and found[3] == b"stopped"
-        keys = [self._keys.pointer(slot.name), self._keys.log(slot.name, stream_id.decode())]
-        retention = b"%d" % int(1000 * slot.route.retention)
-        seal = SEAL.pack(keys, stream_id, b"stopped", b"", retention, keys[1], b"PUBLISH", b"", b"")
+        keys = self._commands.log_keys(slot.name, stream_id.decode())
+        seal = self._commands.seal(keys, Outcome.STOPPED, retention=slot.route.retention)
         reply = await self._ask(self._reader, seal)
         if own is None:  # its lease may have been missing at first
-            await self._ask(self._reader, POST.pack([self._keys.worker(worker)], stream_id))
+            await self._ask(self._reader, self._commands.post(worker, stream_id))
         return reply[0] == b"sealed" or reply[:2] == [b"was", b"stopped"]
 
     async def _find(self, slot: Slot, stream_id: str) -> Reply:
         """The answer of the script `find`. Raises `StoreUnavailableError`."""
-        keys = [self._keys.pointer(slot.name)]
-        find = FIND.pack(keys, self._keys.log(slot.name, ""), stream_id.encode())
-        return await self._ask(self._reader, find)
+        return await self._ask(self._reader, self._commands.find(slot.name, stream_id))
 
     async def start(self) -> None:
         """Connect now, so that the first stream need not wait for it."""

@@ -12,8 +12,9 @@ from collections import deque
 
 from ..log import Log
 from ..outcome import Outcome
+from .commands import Commands, LogKeys
 from .keys import SEAL_ID, SEAL_MESSAGE
-from .resp import Reply, ReplyError, pack
+from .resp import Reply, ReplyError
 from .wire import Link, WireLostError
 
 logger = logging.getLogger(__name__)
@@ -36,12 +37,12 @@ class CorruptLogError(Exception):
 class Tail:
     """One followed log.
 
-    `slot` is the name of its slot, `key` that of the log in Redis and of its channel; `known` is how long it
-    is known to be. More than `max_bytes` are not held whole; one that cannot be read for `patience` seconds
-    counts as lost.
+    `known` is how long it is known to be. More than `max_bytes` are not held whole; one that cannot be read
+    for `patience` seconds counts as lost.
     """
 
     __slots__ = (
+        "_commands",
         "_known",
         "_max_bytes",
         "_more",
@@ -49,21 +50,27 @@ class Tail:
         "_reader",
         "_sealed",
         "idle_rounds",
-        "key",
+        "keys",
         "log",
         "missing_since",
         "quiet_rounds",
         "reading",
-        "slot",
         "unreadable_since",
     )
 
     def __init__(
-        self, slot: str, log: Log, key: bytes, known: int, *, reader: Link, max_bytes: int, patience: float
+        self,
+        log: Log,
+        keys: LogKeys,
+        known: int,
+        *,
+        reader: Link,
+        commands: Commands,
+        max_bytes: int,
+        patience: float,
     ) -> None:
-        self.slot = slot
         self.log = log
-        self.key = key
+        self.keys = keys
         self.reading: asyncio.Task[None] | None = None
         self.quiet_rounds = 0
         """Rounds of the tailer's watch without news."""
@@ -73,6 +80,7 @@ class Tail:
         """Since when the log has been gone from Redis."""
         self.unreadable_since: float | None = None
         self._reader = reader
+        self._commands = commands
         self._max_bytes = max_bytes
         self._patience = patience
         self._sealed = False
@@ -138,13 +146,12 @@ class Tail:
             nonlocal asked, last_asked
             commands: list[bytes] = []
             while not last_asked and len(commands) < count:
-                until: tuple[bytes, ...] = (b"%d-1" % (asked + _PAGE),)
-                if self._known - asked <= _PAGE:
-                    until = (b"+", b"COUNT", b"%d" % _OPEN_COUNT)
+                if self._known - asked > _PAGE:
+                    commands.append(self._commands.read(self.keys.log, asked, asked + _PAGE))
+                    asked += _PAGE
+                else:
+                    commands.append(self._commands.read_open(self.keys.log, asked, _OPEN_COUNT))
                     last_asked, self._more = True, False
-                # The head is 0-1: what is behind `<end>-1` is new.
-                commands.append(pack(b"XRANGE", self.key, b"(%d-1" % asked, *until))
-                asked += _PAGE
             if commands:
                 pages.extend(await self._reader.ask(*commands))
 

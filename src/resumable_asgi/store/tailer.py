@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..log import Head, Log
 from ..outcome import Outcome
 from ..settings import Settings
-from .keys import POST, SEAL, Keys
+from .commands import Commands
 from .resp import Reply, ReplyError, pack
 from .tail import Tail
 from .wire import Connect, Link, WireLostError
@@ -28,6 +28,8 @@ _SILENT_ROUNDS = 4
 _SHORT = 64 * 1024
 """Bytes; so much of the past of a live log is read only once it is subscribed to, which saves a reading."""
 
+_PING = pack(b"PING")
+
 
 @dataclass(frozen=True, slots=True)
 class Past:
@@ -41,13 +43,13 @@ class Tailer:
     """All tails of a process."""
 
     def __init__(
-        self, settings: Settings, connect: Connect, patience: float, reader: Link, keys: Keys
+        self, settings: Settings, connect: Connect, patience: float, reader: Link, commands: Commands
     ) -> None:
         self._settings = settings
         self._max_bytes = max(route.max_bytes for route in settings.routes)
         self._subscription = Link(connect, patience=patience, pushed=self._pushed)
         self._reader = reader
-        self._keys = keys
+        self._commands = commands
         self._tails: dict[bytes, Tail] = {}
         self._missing: dict[str, float] = {}
         """Since when the lease of a worker has been gone."""
@@ -56,22 +58,22 @@ class Tailer:
 
     def follow(self, slot: str, stream_id: str, head: Head, past: Past, *, sealed: bool) -> Log:
         """The log of another process, filled as long as it has readers."""
-        key = self._keys.log(slot, stream_id)
-        tail = self._tails.get(key)
+        keys = self._commands.log_keys(slot, stream_id)
+        tail = self._tails.get(keys.log)
         if tail is not None and (tail.log.outcome is None or sealed):
             tail.idle_rounds = 0
             return tail.log
         log = Log(stream_id, head)
         tail = Tail(
-            slot,
             log,
-            key,
+            keys,
             past.end,
             reader=self._reader,
+            commands=self._commands,
             max_bytes=self._max_bytes,
             patience=self._settings.lease,
         )
-        self._tails[key] = tail
+        self._tails[keys.log] = tail
         if past.first is not None:
             tail.take(*past.first)
         if sealed or self._subscription.wire is None or past.end - log.end > _SHORT:
@@ -111,10 +113,10 @@ class Tailer:
 
     def _subscribe(self, tail: Tail) -> None:
         wire = self._subscription.wire
-        if self._tails.get(tail.key) is not tail:
+        if self._tails.get(tail.keys.log) is not tail:
             return  # let go of since
         if wire is not None:
-            wire.send(pack(b"SUBSCRIBE", tail.key))
+            wire.send(self._commands.subscribe(tail.keys.log))
         elif self._resubscribing is None or self._resubscribing.done():
             self._resubscribing = asyncio.create_task(self._connect())
 
@@ -126,9 +128,9 @@ class Tailer:
             except WireLostError:
                 await asyncio.sleep(_PERIOD)
                 continue
-            live = [tail.key for tail in self._tails.values() if tail.log.outcome is None]
+            live = [tail.keys.log for tail in self._tails.values() if tail.log.outcome is None]
             if live:
-                wire.send(pack(b"SUBSCRIBE", *live))
+                wire.send(self._commands.subscribe(*live))
             await asyncio.wait([wire.lost])  # not awaited itself: cancelling us would cancel it
 
     # -- silence and death
@@ -143,7 +145,7 @@ class Tailer:
                 if wire.silence > max(self._settings.lease / 3, 4 * _PERIOD):
                     wire.abort()
                 else:
-                    wire.send(pack(b"PING"))
+                    wire.send(_PING)
             live = [tail for tail in self._tails.values() if tail.log.outcome is None]
             for tail in live:
                 tail.quiet_rounds += 1
@@ -164,14 +166,14 @@ class Tailer:
                 if tail.reading is not None:
                     tail.reading.cancel()
                 if wire is not None:
-                    wire.send(pack(b"UNSUBSCRIBE", key))
+                    wire.send(self._commands.unsubscribe(key))
 
     async def _look_after(self, live: list[Tail]) -> None:
         now = asyncio.get_running_loop().time()
         workers = list({tail.log.head.worker for tail in live})
         silent = [tail for tail in live if tail.quiet_rounds >= _SILENT_ROUNDS]
-        commands = [pack(b"EXISTS", self._keys.worker(worker)) for worker in workers]
-        commands += [pack(b"EXISTS", tail.key) for tail in silent]
+        commands = [self._commands.lives(worker) for worker in workers]
+        commands += [self._commands.exists(tail.keys.log) for tail in silent]
         if not commands:
             return
         async with asyncio.timeout(self._settings.lease):
@@ -202,12 +204,10 @@ class Tailer:
 
     async def _bury(self, tail: Tail) -> None:
         """Seal the log of a dead worker, unless somebody was faster; read what there is and the seal."""
-        keys = [self._keys.pointer(tail.slot), tail.key]
-        stream_id = tail.log.id.encode()
-        retention = b"%d" % int(1000 * max(route.retention for route in self._settings.routes))
-        seal = SEAL.pack(keys, stream_id, b"lost", b"", retention, tail.key, b"PUBLISH", b"", b"")
+        retention = max(route.retention for route in self._settings.routes)
+        seal = self._commands.seal(tail.keys, Outcome.LOST, retention=retention)
         # Should the worker have come back just now, it must hear of it.
-        post = POST.pack([self._keys.worker(tail.log.head.worker)], stream_id)
+        post = self._commands.post(tail.log.head.worker, tail.keys.id)
         reply, _ = await self._reader.call(seal, post)
         if isinstance(reply, ReplyError) or reply[0] == b"gone":
             tail.log.seal(Outcome.LOST, "its worker died")

@@ -15,9 +15,9 @@ from ..log import Log
 from ..outcome import Outcome
 from ..settings import Settings
 from . import Slot
-from .keys import Keys
+from .commands import Commands
 from .record import Record, RedisRefusedError, refused, resolve
-from .resp import Reply, pack
+from .resp import Reply
 from .wire import Link, Wire, WireLostError
 
 logger = logging.getLogger(__name__)
@@ -43,17 +43,15 @@ _LONGEST_PAUSE = 1.0
 class Writer:
     """Owns the records of all live logs, the worker's lease, and the one connection that writes."""
 
-    def __init__(self, settings: Settings, link: Link, keys: Keys, worker: str) -> None:
+    def __init__(self, settings: Settings, link: Link, commands: Commands, worker: str) -> None:
         self.records: dict[str, Record] = {}
         self.down = False
         """Whether Redis could not be written to at the last attempt."""
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._link = link
-        self._keys = keys
-        self._lease = pack(
-            b"SET", keys.worker(worker), b"", b"PX", b"%d" % int(settings.lease * 1000), b"GET"
-        )
+        self._commands = commands
+        self._lease = commands.renew(worker, settings.lease)
         self._leased = False
         self._newest: dict[str, Record] = {}
         self._due: list[Record] = []
@@ -72,7 +70,7 @@ class Writer:
     # -- what the store asks for
 
     def claim(self, slot: Slot, log: Log) -> None:
-        record = Record(slot, log, self._keys, self._consider)
+        record = Record(slot, log, self._commands, self._consider)
         self.records[log.id] = record
         self._newest[slot.name] = record
         log.readers.add(record)
@@ -118,7 +116,7 @@ class Writer:
         record = self.records.get(log.id)
         if record is not None:
             record.overflowing = True
-            record.clear_ms = 0
+            record.clear_after = 0
             self._newest_no_more(record)
             if self.down:
                 record.abandon()
@@ -143,7 +141,7 @@ class Writer:
         if record.fresh:  # nobody else ever knew of it
             self._drop(record)
         else:
-            record.clear_ms = int(1000 * record.slot.route.replay_finished)
+            record.clear_after = record.slot.route.replay_finished
             self._consider(record)
         return True
 
