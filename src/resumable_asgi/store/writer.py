@@ -7,7 +7,6 @@ if they are some and nothing is under way, else in the next turn of the event lo
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -16,11 +15,10 @@ from ..outcome import Outcome
 from ..settings import Settings
 from . import Slot
 from .commands import Commands
-from .record import Record, RedisRefusedError, refused, resolve
+from .line import Line
+from .record import Record, refused, resolve
 from .resp import Reply
-from .wire import Link, Wire, WireLostError
-
-logger = logging.getLogger(__name__)
+from .wire import Link
 
 _LINGER = 0.1
 """Seconds that appends are gathered while nobody follows from elsewhere. Fewer, longer entries also make
@@ -35,21 +33,15 @@ _MOST_TOGETHER = 64
 _LONGEST_TRIP = 1024 * 1024
 """Records, and bytes of logs, in one trip: more would hold up what else is due in this process."""
 
-_LOST = "the connection to Redis was lost"
-_FIRST_PAUSE = 0.05
-_LONGEST_PAUSE = 1.0
-
 
 class Writer:
     """Owns the records of all live logs, the worker's lease, and the one connection that writes."""
 
     def __init__(self, settings: Settings, link: Link, commands: Commands, worker: str) -> None:
         self.records: dict[str, Record] = {}
-        self.down = False
-        """Whether Redis could not be written to at the last attempt."""
         self._loop = asyncio.get_running_loop()
         self._settings = settings
-        self._link = link
+        self._line = Line(link, opened=self._opened, failed=self._failed, needed=lambda: bool(self.records))
         self._commands = commands
         self._lease = commands.renew(worker, settings.lease)
         self._leased = False
@@ -59,13 +51,13 @@ class Writer:
         self._tick: asyncio.TimerHandle | None = None
         self._period = min(_LINGER, settings.lease / 8)
         self._beat_next = True
-        self._wire: Wire | None = None
-        """The connection in use: every record was looked at since it was opened."""
         self._under_way = 0
         """Trips of which the answers have not come."""
-        self._keeper: asyncio.Task[None] | None = None
-        self._trouble: asyncio.Future[Exception] | None = None
-        self._pause = _FIRST_PAUSE
+
+    @property
+    def down(self) -> bool:
+        """Whether Redis could not be written to at the last attempt."""
+        return self._line.down
 
     # -- what the store asks for
 
@@ -76,16 +68,16 @@ class Writer:
         log.readers.add(record)
         if self._tick is None:
             self._on_tick()
-        if self._wire is not None:  # by itself and at once, since its client waits for it
-            commands: list[bytes] = []
-            record.claim(commands)
-            self._call(commands, partial(self._claimed, record))
-        elif self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.create_task(self._keep())
+        if not self._line.open:
+            self._line.need()
+            return
+        commands: list[bytes] = []  # by itself and at once, since its client waits for it
+        record.claim(commands)
+        self._line.call(commands, partial(self._claimed, record))
 
     async def claimed(self, log: Log) -> None:
         record = self.records.get(log.id)
-        if record is None or self.down or record.claimed.done():
+        if record is None or self._line.down or record.claimed.done():
             return
         timer = self._loop.call_later(self._settings.redis_timeout, resolve, record.claimed)
         try:
@@ -106,7 +98,7 @@ class Writer:
         record.seal = (outcome, detail)
         record.delivered = delivered
         record.ended_at = self._loop.time()
-        if self.down or record.abandoned:
+        if self._line.down or record.abandoned:
             log.seal(outcome, detail)
         else:
             record.timer = self._loop.call_later(self._settings.redis_timeout, log.seal, outcome, detail)
@@ -118,7 +110,7 @@ class Writer:
             record.overflowing = True
             record.clear_after = 0
             self._newest_no_more(record)
-            if self.down:
+            if self._line.down:
                 record.abandon()
             self._consider(record)
             self._watch_progress(record, -1)
@@ -166,11 +158,8 @@ class Writer:
         for timer in (self._tick, self._turn):
             if timer is not None:
                 timer.cancel()
-        self._tick = self._turn = self._wire = None
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-        self._link.close()
+        self._tick = self._turn = None
+        await self._line.aclose()
 
     # -- when to write
 
@@ -202,11 +191,11 @@ class Writer:
             return
         self._tick = self._loop.call_later(self._period, self._on_tick)
         beat, self._beat_next = self._beat_next, not self._beat_next
-        if self._wire is None:
+        if not self._line.open:
             return
         if beat:
             self._renew(self._loop.time())
-            self._call([self._lease], self._beaten)
+            self._line.call([self._lease], self._beaten)
         for record in self.records.values():
             if record.log.end > record.offset and not record.queued and not record.under_way:
                 record.queued = True
@@ -225,7 +214,7 @@ class Writer:
 
     def _travel(self) -> None:
         """What the records that are due need, in one trip."""
-        if self._wire is None:
+        if not self._line.open:
             return
         commands: list[bytes] = []
         trip: list[Record] = []
@@ -241,7 +230,7 @@ class Writer:
         del self._due[:taken]
         if commands:
             self._under_way += 1
-            self._call(commands, partial(self._returned, trip))
+            self._line.call(commands, partial(self._returned, trip))
 
     def _returned(self, trip: list[Record], replies: list[Reply]) -> None:
         self._under_way -= 1
@@ -287,70 +276,17 @@ class Writer:
         if self._newest.get(record.slot.name) is record:
             del self._newest[record.slot.name]
 
-    # -- the connection
+    # -- the line
 
-    def _call(self, commands: list[bytes], handle: Callable[[list[Reply]], None]) -> None:
-        assert self._wire is not None
-        self._wire.call(commands, partial(self._answered, handle))
-
-    def _answered(self, handle: Callable[[list[Reply]], None], replies: list[Reply] | None) -> None:
-        if replies is None:
-            self._fall(WireLostError(_LOST))
-            return
-        try:
-            handle(replies)
-        except RedisRefusedError as error:
-            self._fall(error)
-        except Exception as error:  # writing must go on, whatever Redis answers
-            logger.exception("an answer of Redis could not be understood")
-            self._fall(error)
-        else:
-            if self.down:
-                logger.info("Redis is back; live streams are recorded again")
-            self.down = False
-            self._pause = _FIRST_PAUSE
-
-    def _fall(self, error: Exception) -> None:
-        """The connection in use is of no use any more."""
-        if self._trouble is not None and not self._trouble.done():
-            self._trouble.set_result(error)
-
-    async def _keep(self) -> None:
-        """Have a connection as long as there are live logs, and keep it for the next ones."""
-        while True:
-            try:
-                wire = await self._link.open()
-            except WireLostError as lost:
-                error: Exception = lost
-            else:
-                error = await self._use(wire)
-            if not self.records:
-                return
-            self._fail(error)
-            await asyncio.sleep(self._pause)
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-
-    async def _use(self, wire: Wire) -> Exception:
-        """Write over this connection until there is a trouble with it, which is returned."""
-        self._trouble = trouble = self._loop.create_future()
-        wire.lost.add_done_callback(lambda _: trouble.done() or trouble.set_result(WireLostError(_LOST)))
-        self._wire = wire
+    def _opened(self) -> None:
         self._under_way = 0
-        self._call([self._lease], self._beaten)
+        self._line.call([self._lease], self._beaten)
         for record in self.records.values():  # it may lead to another Redis than the last one
             record.doubt()
             self._consider(record)
         self._schedule()
-        try:
-            return await trouble
-        finally:
-            self._wire = self._trouble = None
-            wire.abort()  # it may be one to a primary that has become a replica
 
-    def _fail(self, error: Exception) -> None:
-        if not self.down:
-            logger.warning("streams go on unrecorded until Redis is back: %s", error)
-        self.down = True
+    def _failed(self) -> None:
         self._leased = False
         for record in list(self.records.values()):
             resolve(record.claimed)
