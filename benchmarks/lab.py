@@ -58,6 +58,7 @@ class Lab:
         self.sizes = sizes
         self.results = results
         self.turn = turn
+        self._noting = ""
 
     def in_turn(self, variants: tuple[Variant, ...]) -> Iterator[Variant]:
         """The variants, beginning with another one in each repeat. One that cannot run here is noted."""
@@ -69,6 +70,7 @@ class Lab:
     @contextlib.contextmanager
     def noting(self, variant: Variant) -> Iterator[None]:
         """A variant that cannot run or that fails leaves a note and no figures."""
+        self._noting = variant.label
         try:
             yield
         except (UnavailableError, LoadError, RuntimeError) as error:
@@ -100,7 +102,7 @@ class Lab:
             raise LoadError(done.stderr[-1500:])
         answer: dict[str, Any] = json.loads(done.stdout)
         if answer.get("failures"):
-            self.results.note(self.name, f"{answer['failures']} failures, such as {answer.get('failed')}")
+            self.results.note(self.name, f"{self._noting}: {answer['failures']} failures: {answer.get('failed')}")
         if answer.get("wall") and answer["load.cpu"] > _BUSY * answer["wall"]:
             share = answer["load.cpu"] / answer["wall"]
             self.results.note(self.name, f"the load generator used {share:.0%} of a core in one of the runs")
