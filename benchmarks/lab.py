@@ -102,7 +102,9 @@ class Lab:
             raise LoadError(done.stderr[-1500:])
         answer: dict[str, Any] = json.loads(done.stdout)
         if answer.get("failures"):
-            self.results.note(self.name, f"{self._noting}: {answer['failures']} failures: {answer.get('failed')}")
+            self.results.note(
+                self.name, f"{self._noting}: {answer['failures']} failures: {answer.get('failed')}"
+            )
         if answer.get("wall") and answer["load.cpu"] > _BUSY * answer["wall"]:
             share = answer["load.cpu"] / answer["wall"]
             self.results.note(self.name, f"the load generator used {share:.0%} of a core in one of the runs")

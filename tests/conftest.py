@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from harness.chat import Chat
 from harness.client import End
+from harness.cluster import Cluster
 from harness.script import Script
 from harness.servers import Server
 from harness.valkey import Valkey
@@ -69,6 +70,44 @@ def start_valkey(valkey_binary: str, tmp_path: Path) -> Iterator[StartValkey]:
     finally:
         for server in started:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def cluster_nodes(valkey_binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One Cluster for the whole run."""
+    cluster = Cluster(valkey_binary, tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def cluster(cluster_nodes: Cluster) -> Iterator[Cluster]:
+    """The shared Cluster, with nothing in it but leases; no key may be left in it that stays for ever."""
+    for node in cluster_nodes.nodes:
+        node.flush()
+    yield cluster_nodes
+    assert [key for node in cluster_nodes.nodes for key in node.keys_without_ttl()] == []
+
+
+@pytest.fixture
+def start_cluster(valkey_binary: str, tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Start a Cluster of the test's own, to be broken."""
+    started: list[Cluster] = []
+
+    def start(**options: int) -> Cluster:
+        cluster = Cluster(valkey_binary, tmp_path / f"cluster-{len(started)}", **options)
+        started.append(cluster)
+        cluster.start()
+        return cluster
+
+    try:
+        yield start
+    finally:
+        for cluster in started:
+            cluster.stop()
 
 
 @dataclasses.dataclass

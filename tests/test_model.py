@@ -249,9 +249,9 @@ class Machine(RuleBasedStateMachine):
         tasks = [exchange.task for exchange in dead.exchanges]
         for exchange in dead.exchanges:
             exchange.disconnect()
-        for link in (store._reader, store._write_link, store._tailer._subscription):
+        for link in (store.reader, store._write_link, store.tailer.subscription):
             link.close()
-        store._writer.finish = lambda *_: None  # type: ignore[method-assign]
+        store.writer.finish = lambda *_: None  # type: ignore[method-assign]
         await store.aclose()
         tasks += list(runs._tasks)
         for task in tasks:
@@ -267,8 +267,7 @@ class Machine(RuleBasedStateMachine):
         assert isinstance(store, RedisStore)
         await wait_until(
             lambda: all(
-                record.in_step and record.offset == record.log.end
-                for record in store._writer.records.values()
+                record.in_step and record.offset == record.log.end for record in store.writer.records.values()
             )
         )
 
@@ -276,15 +275,15 @@ class Machine(RuleBasedStateMachine):
         for worker in self.workers:
             store = worker.store
             assert isinstance(store, RedisStore)
-            ids = list(store._writer.records)
+            ids = list(store.writer.records)
             for stream_id in ids:
-                store._writer.check(stream_id)
+                store.writer.check(stream_id)
             await self.flushed(worker)
 
     async def settle(self, stream: Stream) -> None:
         store = self.workers[stream.worker].store
         if isinstance(store, RedisStore):
-            await wait_until(lambda: stream.id not in store._writer.records, what="the seal")
+            await wait_until(lambda: stream.id not in store.writer.records, what="the seal")
         if stream.outcome == "stopped":
             stream.run.emit(b"refused")  # so that the app need not be cancelled, after a second
         await wait_until(lambda: stream.run.ended is not None, what="the app to end")

@@ -143,13 +143,6 @@ def test_what_does_not_work_yet_says_so_and_what_does(changes: dict[str, Any]) -
         ResumableRoute(**changes)
 
 
-def test_a_cluster_url_says_that_it_does_not_work_yet() -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"redis_url=redis\+cluster://….*not available in this version"
-    ):
-        Settings(redis_url="redis+cluster://:hunter2@node:7000")
-
-
 @pytest.mark.parametrize(
     "url",
     [
@@ -163,6 +156,9 @@ def test_a_cluster_url_says_that_it_does_not_work_yet() -> None:
         "redis+sentinel://one:26379,two:26379/main/0",
         "redis+sentinel://one/main",
         "redis+sentinel://user:secret@[::1]:26379,two/main",
+        "redis+cluster://one",
+        "redis+cluster://one:7000,two:7001/0",
+        "REDIS+CLUSTER://user:p%40ss@[::1]:7000,two",
         "memory://",
         None,
     ],
@@ -195,6 +191,12 @@ def test_urls_of_every_supported_kind_are_accepted(url: str | None) -> None:
         "redis+sentinel://:hunter2@/main",
         "redis+sentinel://:hunter2@one,,two/main",
         "redis+sentinel://:hunter2@one/main/zero",
+        "redis+cluster://:hunter2@",
+        "redis+cluster://:hunter2@one,,two",
+        "redis+cluster://:hunter2@one:0",
+        "redis+cluster://:hunter2@one:x",
+        "redis+cluster://:hunter2@one:7000/1",
+        "redis+cluster://:hunter2@one:7000?db=1",
     ],
 )
 def test_a_wrong_url_is_refused_without_printing_its_password(url: str) -> None:

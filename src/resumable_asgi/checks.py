@@ -48,7 +48,8 @@ _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "memor
 _SENTINEL = re.compile(
     r"redis\+sentinel://(?:[^/]*@)?(?P<hosts>[^/@?#]+)/(?P<service>[^/?#]+)(?:/(?P<db>[0-9]+))?/?(?:\?[^#]*)?"
 )
-_SENTINEL_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+)(?::(?P<port>[0-9]{1,5}))?")
+_CLUSTER = re.compile(r"redis\+cluster://(?:[^/]*@)?(?P<hosts>[^/@?#]+)/?(?:0/?)?", re.IGNORECASE)
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+)(?::(?P<port>[0-9]{1,5}))?")
 
 
 def wrong(field: str, value: object, remedy: str) -> ConfigurationError:
@@ -223,7 +224,7 @@ def _check_socket(url: str) -> None:
 
 def _check_sentinel(url: str) -> None:
     found = _SENTINEL.fullmatch(url)
-    hosts = [_SENTINEL_HOST.fullmatch(host) for host in found["hosts"].split(",")] if found else [None]
+    hosts = [_HOST.fullmatch(host) for host in found["hosts"].split(",")] if found else [None]
     if not all(host and 0 < int(host["port"] or 26379) < 65536 for host in hosts):
         raise _url_error("redis+sentinel://…", "write redis+sentinel://host:port,host:port/service/db")
 
@@ -233,8 +234,14 @@ def _check_memory(url: str) -> None:
         raise _url_error("memory://…", "write just memory://")
 
 
-def _refuse_cluster(url: str) -> None:
-    raise _url_error("redis+cluster://…", "not available in this version; give redis:// of one primary")
+def _check_cluster(url: str) -> None:
+    found = _CLUSTER.fullmatch(url)
+    hosts = [_HOST.fullmatch(host) for host in found["hosts"].split(",")] if found else [None]
+    if not all(host and 0 < int(host["port"] or 6379) < 65536 for host in hosts):
+        remedy = (
+            "write redis+cluster://[[user]:password@]host:port,host:port (for TLS give redis=RedisCluster(…))"
+        )
+        raise _url_error("redis+cluster://…", remedy)
 
 
 _URL_CHECKS: dict[str, Callable[[str], Any]] = {
@@ -242,6 +249,6 @@ _URL_CHECKS: dict[str, Callable[[str], Any]] = {
     "rediss": _check_server,
     "unix": _check_socket,
     "redis+sentinel": _check_sentinel,
-    "redis+cluster": _refuse_cluster,
+    "redis+cluster": _check_cluster,
     "memory": _check_memory,
 }

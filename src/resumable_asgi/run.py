@@ -335,7 +335,7 @@ class Run:
     def _record(self, start: Message) -> None:
         headers: Headers = tuple((bytes(name), bytes(value)) for name, value in start.get("headers", ()))
         head = Head(
-            worker=self._store.worker,
+            worker=self._store.worker(self._slot),
             created=time.time_ns() // 1_000_000,
             status=start["status"],
             headers=headers,

@@ -134,8 +134,9 @@ class Settings:
     """
 
     redis_url: str | None = field(default=None, repr=False)
-    """`redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service/db`, `memory://`
-    (this process only) or None (every request passes through untouched)."""
+    """`redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service/db`,
+    `redis+cluster://host:port,host:port`, `memory://` (this process only) or None (every request passes
+    through untouched)."""
     routes: Sequence[ResumableRoute] = field(default_factory=lambda: (ResumableRoute(),))
     """The first match wins."""
     prefix: str = "resumable"

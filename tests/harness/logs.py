@@ -35,7 +35,7 @@ def slot_named(name: str, **route: Any) -> Slot:
 
 def new_log(store: Store, key: str = "c", **head: Any) -> Log:
     fields: dict[str, Any] = {
-        "worker": store.worker,
+        "worker": store.worker(slot_named("")),
         "created": 1_700_000_000_000,
         "status": 200,
         "headers": ((b"content-type", b"text/event-stream"), (b"x-latin", b"caf\xe9")),
@@ -47,7 +47,7 @@ def new_log(store: Store, key: str = "c", **head: Any) -> Log:
 
 async def begin(store: Store, slot: Slot, data: bytes = b"", **head: Any) -> Log:
     """A claimed log with that much in it."""
-    log = new_log(store, **head)
+    log = new_log(store, **{"worker": store.worker(slot), **head})
     store.claim(slot, log)
     if data:
         log.append(data)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import redis
@@ -27,12 +27,14 @@ class Valkey:
         appendonly: bool = False,
         password: str | None = None,
         port: int | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.binary = binary
         self.directory = directory
         self.appendonly = appendonly
         self.password = password
         self.port = port or free_port()
+        self.arguments = arguments
         self.process: Process | None = None
 
     @property
@@ -51,6 +53,7 @@ class Valkey:
         command += ["--save", "", "--appendonly", "yes" if self.appendonly else "no"]
         if self.appendonly:
             command += ["--appendfsync", "always"]
+        command += self.arguments
         if self.password:
             command += ["--requirepass", self.password]
         self.process = Process(command, log=self.directory / "valkey.log")
@@ -103,9 +106,9 @@ class Valkey:
         Without its lease a worker counts as dead and its logs as lost: that is a test of its own.
         """
         with self.client() as client:
-            doomed = [key for key in client.scan_iter(count=1000) if ":worker:" not in key]
-            if doomed:
-                client.delete(*doomed)
+            for key in client.scan_iter(count=1000):  # one by one: a Cluster takes no others
+                if ":worker:" not in key:
+                    client.delete(key)
 
     def _running(self) -> Process:
         if self.process is None:

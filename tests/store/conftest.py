@@ -11,6 +11,7 @@ from harness.valkey import Valkey
 
 from resumable_asgi import ResumableRoute
 from resumable_asgi.store import Store
+from resumable_asgi.store.cluster import ClusterStore
 from resumable_asgi.store.redis import RedisStore
 
 OpenStore = Callable[..., RedisStore]
@@ -39,10 +40,31 @@ class Stores(NamedTuple):
     asked: Store
 
 
-@pytest.fixture(params=["memory", "redis, same worker", "redis, other worker"])
-async def stores(request: pytest.FixtureRequest, open_redis: OpenStore) -> Stores:
+@pytest.fixture
+async def open_cluster(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., ClusterStore]]:
+    """Make workers of one Cluster, which is only started if one is made."""
+    opened: list[ClusterStore] = []
+
+    def make(route: ResumableRoute | None = None, **options: Any) -> ClusterStore:
+        url = options.pop("redis_url", None) or request.getfixturevalue("cluster").url
+        store = open_store_at(url, route, **options)
+        assert isinstance(store, ClusterStore)
+        opened.append(store)
+        return store
+
+    yield make
+    for store in opened:
+        await store.aclose()
+
+
+@pytest.fixture(params=["memory", "redis, same worker", "redis, other worker", "cluster, other worker"])
+async def stores(
+    request: pytest.FixtureRequest, open_redis: OpenStore, open_cluster: Callable[..., ClusterStore]
+) -> Stores:
     if request.param == "memory":
         store = open_store_at("memory://")
         return Stores(store, store)
+    if "cluster" in request.param:
+        return Stores(open_cluster(redis_timeout=3), open_cluster(redis_timeout=3))
     own = open_redis(redis_timeout=3)
     return Stores(own, own if "same" in request.param else open_redis(redis_timeout=3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from resumable_asgi import Settings
 from resumable_asgi.outcome import Outcome
 from resumable_asgi.store.connect import connection_factory
 from resumable_asgi.store.redis import RedisStore
-from resumable_asgi.store.wire import Link
+from resumable_asgi.store.wire import Link, WireLostError
 
 SLOT = slot_named("c" * 32)
 
@@ -42,7 +43,7 @@ async def check_two_workers(settings: Settings, client: Redis | None = None) -> 
     own, other = (RedisStore(settings, connection_factory(settings, client)) for _ in range(2))
     try:
         log = await begin(own, SLOT, b"data: 1\n\n")
-        await wait_until(lambda: own._writer.records[log.id].offset == log.end)
+        await wait_until(lambda: own.writer.records[log.id].offset == log.end)
         found = await other.find(SLOT)
         assert found is not None
         assert found.log.id == log.id
@@ -75,6 +76,26 @@ async def test_a_client_of_the_user_s_is_used_for_its_connections_and_left_open(
         assert await client.ping()
     finally:
         await client.aclose()
+
+
+async def test_a_connection_that_comes_although_its_opening_was_cancelled_is_closed(valkey: Valkey) -> None:
+    connect = connection_factory(Settings(redis_url=valkey.url), None)
+    opened: list[AbstractConnection] = []
+
+    async def connect_all_the_same() -> AbstractConnection:
+        with contextlib.suppress(asyncio.CancelledError):  # as asyncio.wait_for may before Python 3.12
+            await asyncio.Event().wait()
+        opened.append(await connect())
+        return opened[0]
+
+    link = Link(connect_all_the_same, patience=3)
+    opening = asyncio.ensure_future(link.open())
+    await wait_until(lambda: link._opening is not None)
+    link.close()
+    with pytest.raises(WireLostError):
+        await asyncio.wait_for(opening, 5)
+    await wait_until(lambda: opened and not opened[0].is_connected)
+    assert link.wire is None
 
 
 async def test_a_connection_is_closed_with_its_loop_even_if_that_ends_in_the_turn_in_which_it_was_opened(

@@ -88,7 +88,7 @@ WINDOWS = ["before the pointer", "after the pointer", "before the past", "after 
 
 def at_window(store: RedisStore, window: str, action: Callable[[], Awaitable[None]]) -> Callable[[], bool]:
     """Have `action` happen in one window of the next resume; returns whether it did."""
-    original = store._reader.ask
+    original = store.reader.ask
     wanted = FIND._text if "pointer" in window else b"$6\r\nXRANGE"
     begun, done = [False], [False]
 
@@ -107,7 +107,7 @@ def at_window(store: RedisStore, window: str, action: Callable[[], Awaitable[Non
         done[0] = True
         return reply
 
-    store._reader.ask = ask  # type: ignore[method-assign]
+    store.reader.ask = ask  # type: ignore[method-assign]
     return lambda: done[0]
 
 

@@ -59,7 +59,7 @@ async def nothing_is_left(made: Worker) -> None:
                 store._writer.records
                 or store._writer._newest
                 or store._writer._due
-                or store._tailer._tails
+                or store.tailer._tails
                 or made.middleware._current_runtime().runs._tasks
             )
         ),

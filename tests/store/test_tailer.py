@@ -59,7 +59,7 @@ def held(store: RedisStore, command: bytes) -> Iterator[tuple[Callable[[], int],
     """Hold back every such command on the connection that reads: how many wait, and the release."""
     changes, release = Changes(), asyncio.Event()
     waiting = [0]
-    original = store._reader.ask
+    original = store.reader.ask
 
     async def ask(*commands: bytes) -> Any:
         if any(command in each for each in commands) and not release.is_set():
@@ -68,12 +68,12 @@ def held(store: RedisStore, command: bytes) -> Iterator[tuple[Callable[[], int],
             await release.wait()
         return await original(*commands)
 
-    store._reader.ask = ask  # type: ignore[method-assign]
+    store.reader.ask = ask  # type: ignore[method-assign]
     try:
         yield lambda: waiting[0], release
     finally:
         release.set()
-        store._reader.ask = original  # type: ignore[method-assign]
+        store.reader.ask = original  # type: ignore[method-assign]
 
 
 async def test_what_comes_between_subscribing_and_reading_is_not_missed(
@@ -100,13 +100,13 @@ async def test_the_past_is_read_again_once_publications_come(
     monkeypatch.setattr(tailer, "_SILENT_ROUNDS", 10_000)
     store = open_redis()
     raw.begin().add(2, b"12")
-    connect, go = store._tailer._subscription.open, asyncio.Event()
+    connect, go = store.tailer.subscription.open, asyncio.Event()
 
     async def late() -> Any:
         await go.wait()
         return await connect()
 
-    store._tailer._subscription.open = late  # type: ignore[method-assign]
+    store.tailer.subscription.open = late  # type: ignore[method-assign]
     found = await store.find(SLOT)
     assert found is not None
     with reading(found.log):
@@ -178,7 +178,7 @@ async def test_a_lost_subscription_is_made_again(open_redis: OpenStore, raw: Raw
     raw.begin()
     async with followed(store, raw) as log:
         for n in range(1, 4):
-            wire = store._tailer._subscription.wire
+            wire = store.tailer.subscription.wire
             assert wire is not None
             wire.abort()
             raw.add(n, b"%d" % n).publish(n, b"%d" % n)
@@ -222,9 +222,9 @@ async def test_a_lease_that_comes_back_in_time_is_no_death(open_redis: OpenStore
     store = open_redis(lease=3)
     async with followed(store, raw) as log:
         raw.client.delete(raw.lease)
-        await wait_until(lambda: store._tailer._missing)
+        await wait_until(lambda: store.tailer._missing)
         raw.client.set(raw.lease, "", px=60_000)
-        await wait_until(lambda: not store._tailer._missing)
+        await wait_until(lambda: not store.tailer._missing)
         assert log.outcome is None
 
 
@@ -280,7 +280,7 @@ async def test_there_is_one_tail_however_many_follow_and_none_afterwards(
         counts: Any = raw.client.pubsub_numsub(raw.key)
         assert counts[0][1] == 1
     await wait_until(lambda: not raw.followed())
-    assert not store._tailer._tails
+    assert not store.tailer._tails
     raw.add(3, b"3").publish(3, b"3")
     async with followed(store, raw) as log:
         await holds(log, b"123")

@@ -76,7 +76,7 @@ async def test_a_seal_whose_reply_was_lost_is_the_one(open_redis: OpenStore, ser
     store.finish(log, Outcome.ERROR, "why")
     assert await sealed(log) is Outcome.ERROR
     assert log.detail == "why"
-    await wait_until(lambda: not store._writer.records)
+    await wait_until(lambda: not store.writer.records)
     assert in_redis(server, log, b"1", "error")
 
 
@@ -90,7 +90,7 @@ async def test_a_claim_whose_reply_was_lost_takes_nothing_from_a_newer_stream(
     await wait_until(lambda: server.exists(key_of(log)))
     newer = await begin(other, SLOT)
     await store.claimed(log)
-    await wait_until(lambda: store._writer.records[log.id].in_step)
+    await wait_until(lambda: store.writer.records[log.id].in_step)
     assert server.get(KEYS.pointer(SLOT.name)) == newer.id.encode()
 
 
@@ -141,7 +141,7 @@ async def test_a_redis_that_holds_more_than_was_written_is_not_added_to(
     log.append(b"3")
     store.finish(log, Outcome.DONE)
     assert await sealed(log) is Outcome.DONE
-    await wait_until(lambda: not store._writer.records)
+    await wait_until(lambda: not store.writer.records)
     last = server.xrevrange(key_of(log), count=1)[0][1]
     assert last[b"outcome"] == b"interrupted", "a log with foreign bytes must not look whole"
 
@@ -168,7 +168,7 @@ async def test_a_foreign_seal_stops_the_writer(open_redis: OpenStore, server: re
     log.append(b"3")
     assert await sealed(log) is Outcome.LOST
     assert in_redis(server, log, b"12", "lost")
-    await wait_until(lambda: not store._writer.records)
+    await wait_until(lambda: not store.writer.records)
 
 
 async def test_a_seal_that_came_before_ours_wins(open_redis: OpenStore, server: redis.Redis) -> None:
@@ -192,7 +192,7 @@ async def test_what_is_wrong_with_one_log_does_not_hinder_the_others(
         server.delete(KEYS.pointer(SLOT.name))
         server.rpush(KEYS.pointer(SLOT.name), "x")
         server.pexpire(KEYS.pointer(SLOT.name), 60_000)
-        store._writer.check(log.id)
+        store.writer.check(log.id)
     else:
         fields = {"outcome": "paused", "detail": "", "more": ""} if "newer" in kind else {"a": "b"}
         server.xadd(key_of(log), fields, id=SEAL)
@@ -202,11 +202,11 @@ async def test_what_is_wrong_with_one_log_does_not_hinder_the_others(
         other = await begin(store, slot, b"%d" % n)
         store.finish(other, Outcome.DONE)
         await sealed(other)
-        await wait_until(lambda: not store._writer.down, what="Redis to count as there")
+        await wait_until(lambda: not store.writer.down, what="Redis to count as there")
         assert await whole(await store.find(slot, other.id)) == (b"%d" % n, Outcome.DONE)
     store.finish(log, Outcome.DONE)
     await sealed(log)
-    await wait_until(lambda: not store._writer.records)
+    await wait_until(lambda: not store.writer.records)
 
 
 async def test_the_lease_is_there_before_the_log_and_is_renewed(
@@ -311,7 +311,7 @@ async def test_a_refusing_redis_is_written_to_again_when_it_takes_it(
     server.config_set("maxmemory", 1)
     try:
         log.append(b"2")
-        await wait_until(lambda: store._writer.down)
+        await wait_until(lambda: store.writer.down)
         late = await begin(store, slot_named("b" * 32), b"late")
         log.append(b"3")
     finally:
@@ -331,12 +331,12 @@ async def test_streams_that_end_while_redis_refuses_do_not_pile_up(
     try:
         for n in range(5):
             log = await begin(store, slot, b"%d" % n)
-            record = store._writer.records[log.id]
+            record = store.writer.records[log.id]
             await wait_until(lambda record=record: not record.fresh)
             store.finish(log, Outcome.DONE)
             await sealed(log)
             await store.delivered(slot, log)
-        await wait_until(lambda: not store._writer.records, timeout=3)
+        await wait_until(lambda: not store.writer.records, timeout=3)
     finally:
         server.config_set("maxmemory", 0)
 
@@ -381,7 +381,7 @@ async def test_large_logs_are_written_piece_by_piece(open_redis: OpenStore, serv
 async def test_a_thousand_small_appends_cost_few_entries(open_redis: OpenStore, server: redis.Redis) -> None:
     store = open_redis()
     log = await begin(store, SLOT)
-    await wait_until(lambda: store._writer.records[log.id].in_step)
+    await wait_until(lambda: store.writer.records[log.id].in_step)
     for n in range(1000):
         log.append(b"%03d" % n)
         if n % 100 == 0:
@@ -402,4 +402,4 @@ async def test_an_overflowing_log_that_holds_nothing_yet_can_be_sealed(
     await wait_until(lambda: not server.exists(KEYS.pointer(SLOT.name)))
     store.finish(log, Outcome.DONE)
     await sealed(log)
-    await wait_until(lambda: not store._writer.records, timeout=2, what="the writer to come to rest")
+    await wait_until(lambda: not store.writer.records, timeout=2, what="the writer to come to rest")

@@ -35,8 +35,9 @@ class Found:
 class Store(Protocol):
     """What middleware and runs ask of a store. None of it raises but where that is said."""
 
-    worker: str
-    """The id of this process, unique among all that share the store."""
+    def worker(self, slot: Slot) -> str:
+        """The id of this process, unique among all that share the store, for logs in `slot`."""
+        ...
 
     def claim(self, slot: Slot, log: Log) -> None:
         """Make `log` the resumable one of `slot`; from now on its bytes are kept as they come."""

@@ -20,10 +20,18 @@ class LogKeys(NamedTuple):
 
 
 class Commands:
-    """Names keys and packs commands. Times are in seconds."""
+    """Names keys and packs commands. Times are in seconds. `sharded`: publications stay on the node of their
+    log, as is right in a Cluster."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, *, sharded: bool = False) -> None:
         self._keys = Keys(prefix)
+        s = b"S" if sharded else b""
+        self._publish, self._subscribe, self._unsubscribe = (
+            s + b"PUBLISH",
+            s + b"SUBSCRIBE",
+            s + b"UNSUBSCRIBE",
+        )
+        self._publish_head = b"*3\r\n$%d\r\n%b" % (len(self._publish), self._publish)
 
     def log_keys(self, slot: str, stream_id: str) -> LogKeys:
         """`slot` is a `Slot.name`."""
@@ -62,7 +70,7 @@ class Commands:
     def publish(self, keys: LogKeys, end: int, data: bytes) -> bytes:
         """Tell those who follow: `<end offset>:<bytes>`."""
         key, news = keys.log, b"%d:%b" % (end, data)
-        return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(key), key, len(news), news)
+        return b"%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (self._publish_head, len(key), key, len(news), news)
 
     def seal(
         self,
@@ -83,7 +91,7 @@ class Commands:
             detail.encode(),
             _ms(retention),
             keys.log,
-            b"PUBLISH",
+            self._publish,
             b"" if at is None else b"%d" % at,
             b"" if delivered is None else _ms(delivered),
         )
@@ -110,6 +118,10 @@ class Commands:
 
     # -- workers
 
+    def worker_key(self, worker: str) -> bytes:
+        """The name of a worker's lease."""
+        return self._keys.worker(worker)
+
     def renew(self, worker: str, lease: float) -> bytes:
         """Renew a worker's lease; the answer is its post."""
         return pack(b"SET", self._keys.worker(worker), b"", b"PX", _ms(lease), b"GET")
@@ -124,10 +136,11 @@ class Commands:
     # -- subscriptions
 
     def subscribe(self, *channels: bytes) -> bytes:
-        return pack(b"SUBSCRIBE", *channels)
+        # One each: a Cluster takes no channels of different hash slots together.
+        return b"".join(pack(self._subscribe, channel) for channel in channels)
 
     def unsubscribe(self, channel: bytes) -> bytes:
-        return pack(b"UNSUBSCRIBE", channel)
+        return pack(self._unsubscribe, channel)
 
 
 def _ms(seconds: float) -> bytes:

@@ -23,8 +23,17 @@ def open_store(settings: Settings, redis: Redis | RedisCluster | None) -> Callab
     if redis is None and settings.redis_url == "memory://":
         memory = MemoryStore()
         return lambda: memory
-    from .connect import connection_factory
+    from redis.asyncio import RedisCluster
+
+    from .cluster import ClusterStore
+    from .connect import connection_factory, topology_of
     from .redis import RedisStore
 
+    if isinstance(redis, RedisCluster):
+        topology = topology_of(settings, redis)
+        return lambda: ClusterStore(settings, topology())
+    if redis is None and (settings.redis_url or "").lower().startswith("redis+cluster://"):
+        topology = topology_of(settings, None)
+        return lambda: ClusterStore(settings, topology())
     connect = connection_factory(settings, redis)
     return lambda: RedisStore(settings, connect)

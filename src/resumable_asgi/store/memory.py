@@ -30,10 +30,13 @@ class MemoryStore:
     for something."""
 
     def __init__(self) -> None:
-        self.worker = new_stream_id()
+        self._worker = new_stream_id()
         self._logs: dict[str, _Kept] = {}
         self._active: dict[str, _Pointer] = {}
         self._next_sweep = 0.0
+
+    def worker(self, slot: Slot) -> str:
+        return self._worker
 
     def claim(self, slot: Slot, log: Log) -> None:
         self._expire()

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Protocol
 
 from ..log import Log
 from ..outcome import Outcome
@@ -31,6 +32,16 @@ class RedisRefusedError(Exception):
     """Redis answers, but does not take what it is given: out of memory, read-only, loading."""
 
 
+class Keeper(Protocol):
+    """The writer that a record is with."""
+
+    def consider(self, record: Record) -> None:
+        """Called on every append while somebody follows elsewhere."""
+        ...
+
+    def finish(self, log: Log, outcome: Outcome) -> None: ...
+
+
 class Record:
     """What the writer knows of one log. As a reader of the log it keeps the bytes not yet copied."""
 
@@ -38,7 +49,6 @@ class Record:
         "_commands",
         "_delivered",
         "_fresh",
-        "_grown",
         "_sent",
         "_sent_ends",
         "_watch",
@@ -49,6 +59,7 @@ class Record:
         "ended_at",
         "followed",
         "in_step",
+        "keeper",
         "keys",
         "log",
         "offset",
@@ -62,16 +73,17 @@ class Record:
         "timer",
     )
 
-    def __init__(self, slot: Slot, log: Log, commands: Commands, grown: Callable[[Record], None]) -> None:
+    def __init__(self, slot: Slot, log: Log, commands: Commands, keeper: Keeper) -> None:
         loop = asyncio.get_running_loop()
         self.slot = slot
         self.log = log
+        self.keeper = keeper
         self.keys = commands.log_keys(slot.name, log.id)
         self.offset = 0
         """Bytes of the log that Redis is known to hold."""
         self.in_step = False
         self.followed = False
-        """Whether somebody follows from another process; if so `grown` is called on every append."""
+        """Whether somebody follows from another process; if so the keeper is told of every append."""
         self.queued = False
         """Whether it waits for the next trip."""
         self.overflowing = False
@@ -93,7 +105,6 @@ class Record:
         self.timer: asyncio.TimerHandle | None = None
         """Ends the log here, should Redis not answer the seal in time."""
         self._commands = commands
-        self._grown = grown
         self._watch: Callable[[], None] | None = None
         self._fresh = True
         self._delivered = False
@@ -102,6 +113,13 @@ class Record:
         """What of it is on a trip: `_CLAIM` and so on."""
         self._sent_ends: list[int] = []
         """The offsets after the entries that were sent."""
+
+    def pass_to(self, keeper: Keeper) -> None:
+        """Be with another writer from now on, which is to look at the copy before it adds anything."""
+        self._note_followers(False)
+        self.keeper = keeper
+        self.queued = False
+        self.doubt()
 
     # -- what it needs
 
@@ -257,7 +275,7 @@ class Record:
     def _note_followers(self, followed: bool) -> None:
         self.followed = followed
         if followed and self._watch is None:
-            self._watch = partial(self._grown, self)
+            self._watch = partial(self.keeper.consider, self)
             self.log.watch(self._watch, first=True)  # it is on its way while the others send
         elif not followed and self._watch is not None:
             self.log.unwatch(self._watch)

@@ -15,7 +15,9 @@ from ..outcome import Outcome
 from ..settings import Settings
 from . import Found, Slot
 from .commands import Commands
-from .resp import Reply, ReplyError
+from .record import Record
+from .resp import Reply, ReplyError, is_elsewhere
+from .tail import Tail
 from .tailer import Past, Tailer
 from .wire import Connect, Link, WireLostError
 from .writer import Writer
@@ -27,35 +29,44 @@ _STOP_LOOKS, _STOP_PAUSE = 15, 0.04
 stop. It hears of it with its next heartbeat; one that is silent for longer is not waited for."""
 
 
-class RedisStore:
-    """The store of one event loop in one process."""
+class ElsewhereError(StoreUnavailableError):
+    """Another node of the Cluster serves that key."""
 
-    def __init__(self, settings: Settings, connect: Connect) -> None:
-        self.worker = new_stream_id()
+
+class RedisStore:
+    """The store of one event loop in one process, at one primary."""
+
+    def __init__(
+        self, settings: Settings, connect: Connect, *, worker: str | None = None, sharded: bool = False
+    ) -> None:
+        self._worker = worker or new_stream_id()
         self._timeout = settings.redis_timeout
-        self._commands = Commands(settings.prefix)
+        self._commands = commands = Commands(settings.prefix, sharded=sharded)
         patience = max(settings.lease / 3, settings.redis_timeout)
-        self._reader = Link(connect, patience=patience)
+        self.reader = Link(connect, patience=patience)
         self._write_link = Link(connect, patience=patience)
-        self._writer = Writer(settings, self._write_link, self._commands, self.worker)
-        self._tailer = Tailer(settings, connect, patience, self._reader, self._commands)
+        self.writer = Writer(settings, self._write_link, commands, self._worker, self._record_moved)
+        self.tailer = Tailer(settings, connect, patience, self.reader, commands, self)
+
+    def worker(self, slot: Slot) -> str:
+        return self._worker
 
     def claim(self, slot: Slot, log: Log) -> None:
-        self._writer.claim(slot, log)
+        self.writer.claim(slot, log)
 
     async def claimed(self, log: Log) -> None:
-        await self._writer.claimed(log)
+        await self.writer.claimed(log)
 
     def overflow(self, log: Log) -> None:
-        self._writer.overflow(log)
+        self.writer.overflow(log)
 
     def finish(
         self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
     ) -> None:
-        self._writer.finish(log, outcome, detail, delivered)
+        self.writer.finish(log, outcome, detail, delivered)
 
     async def delivered(self, slot: Slot, log: Log) -> None:
-        if log.delivered or self._writer.delivered(log):
+        if log.delivered or self.writer.delivered(log):
             return
         keys = self._commands.log_keys(slot.name, log.id)
         clear = self._commands.clear(keys, slot.route.replay_finished)
@@ -65,7 +76,7 @@ class RedisStore:
             logger.info("stream %s was delivered, but Redis could not be told: it may be replayed", log.id)
 
     async def find(self, slot: Slot, stream_id: str | None = None) -> Found | None:
-        own = self._writer.newest(slot)
+        own = self.writer.newest(slot)
         try:
             reply = await self._find(slot, stream_id or "")
         except StoreUnavailableError:
@@ -79,7 +90,7 @@ class RedisStore:
 
     def _found(self, slot: Slot, reply: list[Reply]) -> Found | None:
         stream_id: str = reply[0].decode()
-        record = self._writer.records.get(stream_id)
+        record = self.writer.records.get(stream_id)
         if record is not None:
             return None if record.overflowing else _here(record.log)
         try:
@@ -89,11 +100,11 @@ class RedisStore:
         except (ValueError, TypeError) as error:
             logger.warning("stream %s: not a log that this version can read (%s)", stream_id, error)
             return None
-        log = self._tailer.follow(slot.name, stream_id, head, past, sealed=outcome is not None)
+        log = self.tailer.follow(slot.name, stream_id, head, past, sealed=outcome is not None)
         return Found(log, past.end, outcome)
 
     async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
-        own = self._writer.newest(slot)
+        own = self.writer.newest(slot)
         try:
             found = await self._find(slot, "")
         except StoreUnavailableError:
@@ -112,11 +123,11 @@ class RedisStore:
 
     async def _stop(self, slot: Slot, stream_id: bytes, worker: str) -> bool:
         """Have the log sealed by its worker, which knows where it ends; or else, soon, by us."""
-        own = self._writer.records.get(stream_id.decode())
+        own = self.writer.records.get(stream_id.decode())
         if own is not None:
             self.finish(own.log, Outcome.STOPPED)
         else:
-            await self._ask(self._reader, self._commands.post(worker, stream_id))
+            await self.tell(worker, stream_id)
         for _ in range(_STOP_LOOKS):
             await asyncio.sleep(_STOP_PAUSE)
             found = await self._find(slot, stream_id.decode())
@@ -124,30 +135,56 @@ class RedisStore:
                 return found is not None and found[3] == b"stopped"
         keys = self._commands.log_keys(slot.name, stream_id.decode())
         seal = self._commands.seal(keys, Outcome.STOPPED, retention=slot.route.retention)
-        reply = await self._ask(self._reader, seal)
+        reply = await self._ask(self.reader, seal)
         if own is None:  # its lease may have been missing at first
-            await self._ask(self._reader, self._commands.post(worker, stream_id))
+            await self.tell(worker, stream_id)
         return reply[0] == b"sealed" or reply[:2] == [b"was", b"stopped"]
 
     async def _find(self, slot: Slot, stream_id: str) -> Reply:
         """The answer of the script `find`. Raises `StoreUnavailableError`."""
-        return await self._ask(self._reader, self._commands.find(slot.name, stream_id))
+        return await self._ask(self.reader, self._commands.find(slot.name, stream_id))
+
+    # -- what a Cluster answers otherwise
+
+    async def lives(self, workers: list[str]) -> list[Reply]:
+        return await self.reader.call(*map(self._commands.lives, workers))
+
+    async def tell(self, worker: str, stream_id: bytes) -> None:
+        await self._ask(self.reader, self._commands.post(worker, stream_id))
+
+    async def moved(self, tail: Tail) -> None:
+        return
+
+    def _record_moved(self, record: Record) -> bool:
+        return False
+
+    # -- its time
 
     async def start(self) -> None:
         """Connect now, so that the first stream need not wait for it."""
         try:
             async with asyncio.timeout(self._timeout):
-                await asyncio.gather(self._write_link.open(), self._reader.open())
+                await asyncio.gather(self._write_link.open(), self.reader.open())
         except (WireLostError, TimeoutError) as error:
             logger.warning("Redis cannot be reached yet; streams go on unrecorded until it is: %s", error)
 
     async def flush(self, timeout: float) -> None:
-        await self._writer.flush(timeout)
+        await self.writer.flush(timeout)
 
     async def aclose(self) -> None:
-        await self._writer.aclose()
-        await self._tailer.aclose()
-        self._reader.close()
+        await self.close_work()
+        self.reader.close()
+
+    def disconnect(self) -> None:
+        """Have all connections opened anew."""
+        for link in (self._write_link, self.reader, self.tailer.subscription):
+            if link.wire is not None:
+                link.wire.abort()
+
+    async def close_work(self) -> None:
+        """All but what reads."""
+        await self.writer.aclose()
+        await self.tailer.aclose()
 
     async def _ask(self, link: Link, command: bytes) -> Reply:
         """One answer within `redis_timeout`. Raises `StoreUnavailableError`."""
@@ -166,7 +203,8 @@ class RedisStore:
         except (WireLostError, TimeoutError) as error:
             raise StoreUnavailableError(f"Redis did not answer: {error}") from error
         if isinstance(reply, ReplyError):
-            raise StoreUnavailableError(f"Redis refused: {reply}")
+            kind = ElsewhereError if is_elsewhere(reply) else StoreUnavailableError
+            raise kind(f"Redis refused: {reply}")
         return reply
 
 

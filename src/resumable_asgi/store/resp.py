@@ -17,6 +17,15 @@ class ReplyError(Exception):
     """Redis answered with an error. As a reply it is returned, not raised."""
 
 
+_ELSEWHERE = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
+
+
+def is_elsewhere(reply: Reply) -> bool:
+    """Whether a node of a Cluster says that it does not serve a hash slot, or not at this moment
+    (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/)."""
+    return isinstance(reply, ReplyError) and str(reply).startswith(_ELSEWHERE)
+
+
 class Parser(Protocol):
     """What `hiredis.Reader` offers. `gets` returns False when there is no whole reply yet."""
 

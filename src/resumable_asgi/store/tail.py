@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 from ..log import Log
 from ..outcome import Outcome
 from .commands import Commands, LogKeys
 from .keys import SEAL_ID, SEAL_MESSAGE
-from .resp import Reply, ReplyError
+from .resp import Reply, ReplyError, is_elsewhere
 from .wire import Link, WireLostError
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,10 @@ _PAUSE = 0.5
 """Seconds until a log that could not be read is read again."""
 
 
+class MovedError(WireLostError):
+    """The log is on another node of the Cluster."""
+
+
 class CorruptLogError(Exception):
     """Redis holds something that is not a whole log, or that a newer version wrote."""
 
@@ -38,7 +43,7 @@ class Tail:
     """One followed log.
 
     `known` is how long it is known to be. More than `max_bytes` are not held whole; one that cannot be read
-    for `patience` seconds counts as lost.
+    for `patience` seconds counts as lost. `moved` is awaited when it turns out to be on another node.
     """
 
     __slots__ = (
@@ -47,13 +52,14 @@ class Tail:
         "_max_bytes",
         "_more",
         "_patience",
-        "_reader",
         "_sealed",
         "idle_rounds",
         "keys",
         "log",
         "missing_since",
+        "moved",
         "quiet_rounds",
+        "reader",
         "reading",
         "unreadable_since",
     )
@@ -68,6 +74,7 @@ class Tail:
         commands: Commands,
         max_bytes: int,
         patience: float,
+        moved: Callable[[Tail], Awaitable[None]],
     ) -> None:
         self.log = log
         self.keys = keys
@@ -79,7 +86,8 @@ class Tail:
         self.missing_since: float | None = None
         """Since when the log has been gone from Redis."""
         self.unreadable_since: float | None = None
-        self._reader = reader
+        self.reader = reader
+        self.moved = moved
         self._commands = commands
         self._max_bytes = max_bytes
         self._patience = patience
@@ -126,10 +134,12 @@ class Tail:
         while self._more and self.log.outcome is None:
             try:
                 await self._read_on()
-            except WireLostError:
+            except WireLostError as error:
                 if self.given_up():
                     return
                 self._more = True
+                if isinstance(error, MovedError):
+                    await self.moved(self)
                 await asyncio.sleep(_PAUSE)
             except (CorruptLogError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
                 logger.warning("stream %s: Redis holds no whole log of it (%s)", self.log.id, error)
@@ -153,14 +163,14 @@ class Tail:
                     commands.append(self._commands.read_open(self.keys.log, asked, _OPEN_COUNT))
                     last_asked, self._more = True, False
             if commands:
-                pages.extend(await self._reader.ask(*commands))
+                pages.extend(await self.reader.ask(*commands))
 
         await ask(_PAGES_AT_ONCE)
         entries: Reply = []
         while pages:
             entries = await pages.popleft()
             if isinstance(entries, ReplyError):
-                raise WireLostError(str(entries))
+                raise (MovedError if is_elsewhere(entries) else WireLostError)(str(entries))
             self.unreadable_since = None
             if not entries and (pages or not last_asked):  # gone, or an entry longer than a page
                 self._known, self._more = self.log.end, True

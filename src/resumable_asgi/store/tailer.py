@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from typing import Protocol
 
+from ..errors import StoreUnavailableError
 from ..log import Head, Log
 from ..outcome import Outcome
 from ..settings import Settings
@@ -39,15 +41,38 @@ class Past:
     first: tuple[int, bytes] | None
 
 
+class Shard(Protocol):
+    """What a tailer asks of its store, since in a Cluster it may be the affair of another node."""
+
+    async def lives(self, workers: list[str]) -> list[Reply]:
+        """Whether each has a lease: 1, 0, or an error."""
+        ...
+
+    async def tell(self, worker: str, stream_id: bytes) -> None:
+        """Tell a worker that a stream of its is to end, or was ended. Raises `StoreUnavailableError`."""
+        ...
+
+    async def moved(self, tail: Tail) -> None:
+        """Hand a tail over to the tailer of the node that has its log."""
+        ...
+
+
 class Tailer:
-    """All tails of a process."""
+    """All tails of a process at one primary."""
 
     def __init__(
-        self, settings: Settings, connect: Connect, patience: float, reader: Link, commands: Commands
+        self,
+        settings: Settings,
+        connect: Connect,
+        patience: float,
+        reader: Link,
+        commands: Commands,
+        shard: Shard,
     ) -> None:
+        self._shard = shard
         self._settings = settings
         self._max_bytes = max(route.max_bytes for route in settings.routes)
-        self._subscription = Link(connect, patience=patience, pushed=self._pushed)
+        self.subscription = Link(connect, patience=patience, pushed=self._pushed)
         self._reader = reader
         self._commands = commands
         self._tails: dict[bytes, Tail] = {}
@@ -72,16 +97,16 @@ class Tailer:
             commands=self._commands,
             max_bytes=self._max_bytes,
             patience=self._settings.lease,
+            moved=self._shard.moved,
         )
         self._tails[keys.log] = tail
         if past.first is not None:
             tail.take(*past.first)
-        if sealed or self._subscription.wire is None or past.end - log.end > _SHORT:
+        if sealed or self.subscription.wire is None or past.end - log.end > _SHORT:
             tail.read()
         if not sealed:  # in the next turn: the first bytes are here, and can be sent in this one
             asyncio.get_running_loop().call_soon(self._subscribe, tail)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._watch())
+        self._see_to_watch()
         return log
 
     async def aclose(self) -> None:
@@ -94,7 +119,7 @@ class Tailer:
         for tail in self._tails.values():  # nobody fills them any more: their followers must not wait
             tail.log.seal(Outcome.INTERRUPTED, "shutdown")
         self._tails.clear()
-        self._subscription.close()
+        self.subscription.close()
 
     # -- publications
 
@@ -106,13 +131,13 @@ class Tailer:
         tail = self._tails.get(channel)
         if tail is None:
             return
-        if kind == b"message":
+        if kind in (b"message", b"smessage"):
             tail.published(payload)
-        elif kind == b"subscribe":
-            tail.read()  # the past, and what was published until now
+        else:  # the past, and what was published until now; or the log moves to another node of a Cluster
+            tail.read()
 
     def _subscribe(self, tail: Tail) -> None:
-        wire = self._subscription.wire
+        wire = self.subscription.wire
         if self._tails.get(tail.keys.log) is not tail:
             return  # let go of since
         if wire is not None:
@@ -124,7 +149,7 @@ class Tailer:
         """Subscribe to all that is followed, and again whenever the connection was lost."""
         while self._tails:
             try:
-                wire = await self._subscription.open()
+                wire = await self.subscription.open()
             except WireLostError:
                 await asyncio.sleep(_PERIOD)
                 continue
@@ -133,6 +158,23 @@ class Tailer:
                 wire.send(self._commands.subscribe(*live))
             await asyncio.wait([wire.lost])  # not awaited itself: cancelling us would cancel it
 
+    def hand_over(self, tail: Tail, other: Tailer) -> None:
+        """Have the tailer of another node see to a tail."""
+        if self._tails.get(tail.keys.log) is tail:
+            del self._tails[tail.keys.log]
+            other._adopt(tail)
+
+    def _adopt(self, tail: Tail) -> None:
+        tail.reader = self._reader
+        tail.moved = self._shard.moved
+        self._tails[tail.keys.log] = tail
+        self._subscribe(tail)
+        self._see_to_watch()
+
+    def _see_to_watch(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._watch())
+
     # -- silence and death
 
     async def _watch(self) -> None:
@@ -140,7 +182,7 @@ class Tailer:
         while self._tails:
             await asyncio.sleep(_PERIOD)
             self._let_go()
-            wire = self._subscription.wire
+            wire = self.subscription.wire
             if wire is not None:
                 if wire.silence > max(self._settings.lease / 3, 4 * _PERIOD):
                     wire.abort()
@@ -151,14 +193,14 @@ class Tailer:
                 tail.quiet_rounds += 1
             try:
                 await self._look_after(live)
-            except (WireLostError, TimeoutError):
+            except (WireLostError, StoreUnavailableError, TimeoutError):
                 for tail in live:
                     tail.given_up()
             except Exception:  # the one task that ends followers of the dead must go on
                 logger.exception("an answer of Redis could not be understood")
 
     def _let_go(self) -> None:
-        wire = self._subscription.wire
+        wire = self.subscription.wire
         for key, tail in list(self._tails.items()):
             tail.idle_rounds = 0 if tail.log.readers else tail.idle_rounds + 1
             if tail.idle_rounds > 2:
@@ -172,19 +214,17 @@ class Tailer:
         now = asyncio.get_running_loop().time()
         workers = list({tail.log.head.worker for tail in live})
         silent = [tail for tail in live if tail.quiet_rounds >= _SILENT_ROUNDS]
-        commands = [self._commands.lives(worker) for worker in workers]
-        commands += [self._commands.exists(tail.keys.log) for tail in silent]
-        if not commands:
+        if not live:
             return
         async with asyncio.timeout(self._settings.lease):
-            replies = await self._reader.call(*commands)
-        if any(isinstance(reply, ReplyError) for reply in replies):
-            return
+            leases = await self._shard.lives(workers)
+            there = await self._reader.call(*[self._commands.exists(tail.keys.log) for tail in silent])
         for tail in live:
-            tail.unreadable_since = None
-        dead = self._note_workers(workers, replies[: len(workers)], now)
-        for tail, exists in zip(silent, replies[len(workers) :], strict=True):
-            if exists:
+            if tail.reading is None or tail.reading.done():  # else its reading tells
+                tail.unreadable_since = None
+        dead = self._note_workers(workers, leases, now)
+        for tail, exists in zip(silent, there, strict=True):
+            if exists:  # or an error: reading tells more
                 tail.missing_since = None
                 tail.read()
             elif tail.missing_since is None:
@@ -198,7 +238,7 @@ class Tailer:
     def _note_workers(self, workers: list[str], exist: list[Reply], now: float) -> set[str]:
         """The workers whose lease has been gone for long enough that an emptied Redis would have it back."""
         patience = min(3.0, self._settings.lease / 3)
-        missing = [worker for worker, exists in zip(workers, exist, strict=True) if not exists]
+        missing = [worker for worker, exists in zip(workers, exist, strict=True) if exists == 0]
         self._missing = {worker: self._missing.get(worker, now) for worker in missing}
         return {worker for worker, since in self._missing.items() if now - since >= patience}
 
@@ -206,10 +246,10 @@ class Tailer:
         """Seal the log of a dead worker, unless somebody was faster; read what there is and the seal."""
         retention = max(route.retention for route in self._settings.routes)
         seal = self._commands.seal(tail.keys, Outcome.LOST, retention=retention)
-        # Should the worker have come back just now, it must hear of it.
-        post = self._commands.post(tail.log.head.worker, tail.keys.id)
-        reply, _ = await self._reader.call(seal, post)
+        (reply,) = await self._reader.call(seal)
         if isinstance(reply, ReplyError) or reply[0] == b"gone":
             tail.log.seal(Outcome.LOST, "its worker died")
         else:
             tail.read()
+        # Should the worker have come back just now, it must hear of it.
+        await self._shard.tell(tail.log.head.worker, tail.keys.id)

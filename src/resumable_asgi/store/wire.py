@@ -192,6 +192,7 @@ class Link:
     def close(self) -> None:
         if self._opening is not None:
             self._opening.cancel()
+            self._opening = None
         if self._wire is not None:
             self._wire.abort()
 
@@ -201,7 +202,13 @@ class Link:
                 connection = await self._connect()
         except (RedisError, OSError) as error:  # a time-out is an OSError
             raise WireLostError(f"Redis cannot be reached: {error}") from error
-        self._wire = wire = Wire(connection, self._patience, self._pushed)
+        wire = Wire(connection, self._patience, self._pushed)
+        if (
+            self._opening is not asyncio.current_task()
+        ):  # closed meanwhile; asyncio.wait_for swallows a cancel
+            wire.abort()
+            raise WireLostError("closed")
+        self._wire = wire
         # The event loop cancels this task when it ends: the connection is then closed, if nobody did before.
         # In a callback, since a task that is cancelled before its first step runs nothing of its own.
         self._keeper = asyncio.create_task(_wait_for(wire.lost))
@@ -209,10 +216,11 @@ class Link:
         return wire
 
     def _opened(self, task: asyncio.Task[Wire]) -> None:
-        self._opening = None
-        if task.cancelled():
+        failed = not task.cancelled() and task.exception() is not None
+        if self._opening is not task:  # closed meanwhile
             return
-        if task.exception() is None:
+        self._opening = None
+        if not failed:
             self._pause = _FIRST_PAUSE
         else:
             self._closed_until = asyncio.get_running_loop().time() + self._pause

@@ -37,14 +37,25 @@ _LONGEST_TRIP = 1024 * 1024
 class Writer:
     """Owns the records of all live logs, the worker's lease, and the one connection that writes."""
 
-    def __init__(self, settings: Settings, link: Link, commands: Commands, worker: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        link: Link,
+        commands: Commands,
+        worker: str,
+        moved: Callable[[Record], bool],
+    ) -> None:
+        """`moved` is asked of every record at each new connection: it may hand it over to another writer."""
         self.records: dict[str, Record] = {}
         self._loop = asyncio.get_running_loop()
         self._settings = settings
-        self._line = Line(link, opened=self._opened, failed=self._failed, needed=lambda: bool(self.records))
+        self._line = Line(link, opened=self._opened, failed=self._failed, needed=self._needed)
         self._commands = commands
         self._lease = commands.renew(worker, settings.lease)
         self._leased = False
+        self._moved = moved
+        self._lent: dict[str, Record] = {}
+        """Records of other writers by now, whose logs still name this one's lease."""
         self._newest: dict[str, Record] = {}
         self._due: list[Record] = []
         self._turn: asyncio.Handle | None = None
@@ -62,7 +73,7 @@ class Writer:
     # -- what the store asks for
 
     def claim(self, slot: Slot, log: Log) -> None:
-        record = Record(slot, log, self._commands, self._consider)
+        record = Record(slot, log, self._commands, self)
         self.records[log.id] = record
         self._newest[slot.name] = record
         log.readers.add(record)
@@ -102,7 +113,7 @@ class Writer:
             log.seal(outcome, detail)
         else:
             record.timer = self._loop.call_later(self._settings.redis_timeout, log.seal, outcome, detail)
-        self._consider(record)
+        self.consider(record)
 
     def overflow(self, log: Log) -> None:
         record = self.records.get(log.id)
@@ -112,7 +123,7 @@ class Writer:
             self._newest_no_more(record)
             if self._line.down:
                 record.abandon()
-            self._consider(record)
+            self.consider(record)
             self._watch_progress(record, -1)
 
     def _watch_progress(self, record: Record, offset: int) -> None:
@@ -121,7 +132,7 @@ class Writer:
             return
         if offset == record.offset < record.log.end:
             record.abandon()
-            self._consider(record)
+            record.keeper.consider(record)
             return
         self._loop.call_later(self._settings.redis_timeout, self._watch_progress, record, record.offset)
 
@@ -134,7 +145,7 @@ class Writer:
             self._drop(record)
         else:
             record.clear_after = record.slot.route.replay_finished
-            self._consider(record)
+            self.consider(record)
         return True
 
     def newest(self, slot: Slot) -> Record | None:
@@ -146,7 +157,7 @@ class Writer:
         record = self.records.get(stream_id)
         if record is not None:
             record.in_step = False
-            self._consider(record)
+            self.consider(record)
 
     async def flush(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for the seals that were asked for."""
@@ -163,7 +174,7 @@ class Writer:
 
     # -- when to write
 
-    def _consider(self, record: Record) -> None:
+    def consider(self, record: Record) -> None:
         """Have it written to if that is due. Called on every append while somebody follows elsewhere."""
         if record.queued or not record.due:
             return
@@ -186,7 +197,7 @@ class Writer:
     def _on_tick(self) -> None:
         """While there are live logs: send what was gathered, and every second time renew the lease."""
         self._tick = None
-        if not self.records:
+        if not self._needed():
             self._beat_next, self._leased = True, False
             return
         self._tick = self._loop.call_later(self._period, self._on_tick)
@@ -208,7 +219,7 @@ class Writer:
         for record in self.records.values():
             if now >= record.renew_at and record.in_step and not record.under_way:
                 record.in_step = False
-                self._consider(record)
+                self.consider(record)
 
     # -- trips
 
@@ -250,7 +261,7 @@ class Writer:
         if record.over:
             self._drop(record)
         else:
-            self._consider(record)
+            self.consider(record)
 
     def _beaten(self, replies: list[Reply]) -> None:
         """The lease's old value is the post: ids of logs that are to be stopped."""
@@ -262,15 +273,41 @@ class Writer:
                     self.check(stream_id)
         else:
             for at in range(0, len(post), 32):
-                record = self.records.get(post[at : at + 32].decode("latin-1"))
+                stream_id = post[at : at + 32].decode("latin-1")
+                record = self.records.get(stream_id) or self._lent.get(stream_id)
                 if record is not None:
-                    self.finish(record.log, Outcome.STOPPED)
+                    record.keeper.finish(record.log, Outcome.STOPPED)
         self._leased = True
 
     def _drop(self, record: Record) -> None:
         self.records.pop(record.log.id, None)
         self._newest_no_more(record)
         record.let_go()
+
+    def _needed(self) -> bool:
+        if self._lent:
+            self._lent = {key: record for key, record in self._lent.items() if not record.settled.done()}
+        return bool(self.records or self._lent)
+
+    def hand_over(self, record: Record, other: Writer) -> None:
+        """Have another writer see to a record, but keep the lease that its log names."""
+        del self.records[record.log.id]
+        self._newest_no_more(record)
+        if record.queued:
+            self._due.remove(record)
+        self._lent[record.log.id] = record
+        record.pass_to(other)
+        other.adopt(record)
+
+    def adopt(self, record: Record) -> None:
+        self.records[record.log.id] = record
+        newest = self._newest.get(record.slot.name)
+        if not record.overflowing and (newest is None or newest.log.id < record.log.id):
+            self._newest[record.slot.name] = record
+        if self._tick is None:
+            self._on_tick()
+        self._line.need()
+        self.consider(record)
 
     def _newest_no_more(self, record: Record) -> None:
         if self._newest.get(record.slot.name) is record:
@@ -281,9 +318,10 @@ class Writer:
     def _opened(self) -> None:
         self._under_way = 0
         self._line.call([self._lease], self._beaten)
-        for record in self.records.values():  # it may lead to another Redis than the last one
-            record.doubt()
-            self._consider(record)
+        for record in list(self.records.values()):  # it may lead to another Redis than the last one
+            if not self._moved(record):
+                record.doubt()
+                self.consider(record)
         self._schedule()
 
     def _failed(self) -> None:
