@@ -204,7 +204,7 @@ class Machine(RuleBasedStateMachine):
         assert isinstance(store, RedisStore)
         self.do(self.kill(dead))
         with self.redis() as client:
-            client.delete(f"{self.prefix}:worker:{store.worker}")
+            client.delete(f"{self.prefix}:worker:{store._worker}")
         lost = [stream for stream in self.history if stream.worker == number and stream.live]
         self.workers[number] = self.do(self.open())
         for stream in lost:

@@ -56,9 +56,9 @@ async def nothing_is_left(made: Worker) -> None:
     await wait_until(
         lambda: (
             not (
-                store._writer.records
-                or store._writer._newest
-                or store._writer._due
+                store.writer.records
+                or store.writer._newest
+                or store.writer._due
                 or store.tailer._tails
                 or made.middleware._current_runtime().runs._tasks
             )

@@ -213,7 +213,7 @@ async def test_the_lease_is_there_before_the_log_and_is_renewed(
     open_redis: OpenStore, server: redis.Redis
 ) -> None:
     store = open_redis(lease=1)
-    lease = KEYS.worker(store.worker)
+    lease = KEYS.worker(store.worker(SLOT))
     assert not server.exists(lease)
     log = await begin(store, SLOT)
     assert server.pttl(lease) > 0
@@ -239,7 +239,7 @@ async def test_a_stop_whose_post_was_lost_is_heard_when_the_lease_was(
     log = await begin(store, SLOT, b"1")
     await wait_until(lambda: in_redis(server, log, b"1"))
     server.xadd(key_of(log), {"outcome": "lost", "detail": ""}, id=SEAL)
-    server.delete(KEYS.worker(store.worker))
+    server.delete(KEYS.worker(store.worker(SLOT)))
     assert await sealed(log, timeout=2) is Outcome.LOST
 
 
