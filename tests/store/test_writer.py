@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -403,3 +404,45 @@ async def test_an_overflowing_log_that_holds_nothing_yet_can_be_sealed(
     store.finish(log, Outcome.DONE)
     await sealed(log)
     await wait_until(lambda: not store.writer.records, timeout=2, what="the writer to come to rest")
+
+
+async def test_over_a_new_connection_every_log_is_looked_at_before_anything_is_added(
+    open_redis: OpenStore, server: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, other = open_redis(), open_redis()
+    idle = [await begin(store, slot_named(f"{n:032x}"), b"1") for n in range(4)]
+    slots = [slot_named(f"{n:032x}") for n in range(4, 11)]
+    logs = [await begin(store, slot, b"1") for slot in slots]
+    followed: list[Log] = []
+    for slot in slots:
+        found = await other.find(slot)
+        assert found is not None
+        followed.append(found.log)
+    for log in followed:
+        await holds(log, b"1")
+    for log, slot in zip([*idle, *logs], [slot_named(f"{n:032x}") for n in range(11)], strict=True):
+        log.append(b"2")
+        name = KEYS.log(slot.name, log.id)
+        await wait_until(lambda name=name: stored(server, name) == (b"12", None))
+    wire = store._write_link.wire
+    assert wire is not None
+    wire.abort()
+    await asyncio.sleep(0)
+    for log in logs:  # they are due, but there is nothing to send it over
+        log.append(b"3")
+    sent: list[bytes] = []
+    connected = await store._write_link.open()
+    call = connected.call
+
+    def watched(commands: list[bytes], answered: Any) -> None:
+        sent.extend(commands)
+        call(commands, answered)
+
+    connected.call = watched  # type: ignore[method-assign,assignment]
+    for log in followed:
+        await holds(log, b"123")
+    names = [KEYS.log(slot.name, log.id) for slot, log in zip(slots, logs, strict=True)]
+    for name in names:
+        first = next(command for command in sent if name in command)
+        assert b"EVAL" in first
+    assert "could not be understood" not in caplog.text

@@ -318,10 +318,12 @@ class Writer:
     def _opened(self) -> None:
         self._under_way = 0
         self._line.call([self._lease], self._beaten)
-        for record in list(self.records.values()):  # it may lead to another Redis than the last one
-            if not self._moved(record):
-                record.doubt()
-                self.consider(record)
+        # It may lead to another Redis than the last one. All are doubted first: considering may send at once.
+        here = [record for record in list(self.records.values()) if not self._moved(record)]
+        for record in here:
+            record.doubt()
+        for record in here:
+            self.consider(record)
         self._schedule()
 
     def _failed(self) -> None:
