@@ -321,6 +321,18 @@ async def test_a_node_without_a_host_is_the_one_that_was_asked() -> None:
     assert known.primaries == {("seed", 7000), ("seed", 7001)}
 
 
+async def test_addresses_that_nodes_name_are_remapped_and_those_that_were_given_are_not() -> None:
+    asked: list[Address] = []
+
+    async def connect(address: Address, patience: float) -> AbstractConnection:
+        asked.append(address)
+        return _Answers([[0, 16383, [b"inside", 1, b"id"]]])
+
+    known = Topology([("seed", 9)], connect, 1, {("inside", 1): ("outside", 7001)}.__getitem__)
+    await known.connect(5)
+    assert asked == [("seed", 9), ("outside", 7001)]
+
+
 async def test_a_hash_slot_that_nobody_serves_has_no_primary() -> None:
     known = topology([[10, 20, [b"a", 1, b"id"]], [30, 40, [b"b", 2, b"id"]]])
     await known.refresh()

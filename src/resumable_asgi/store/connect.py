@@ -92,10 +92,10 @@ def topology_of(settings: Settings, redis: RedisCluster | None) -> Callable[[], 
         seeds = [_address(host, 6379) for host in hosts.split(",")]
 
     async def connect(address: Address, patience: float) -> AbstractConnection:
-        host, port = remap(address) if remap is not None else address
+        host, port = address
         return await _connected(kind, {**theirs, "host": host, "port": port}, patience)
 
-    return lambda: Topology(seeds, connect, timeout)
+    return lambda: Topology(seeds, connect, timeout, remap)
 
 
 def _timeout(settings: Settings) -> float:

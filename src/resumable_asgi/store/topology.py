@@ -25,13 +25,21 @@ _MOST_ASKED = 4
 
 class Topology:
     """Asks one node after the other, in any order, until one answers: any of them may be down, or not know
-    yet of a failover. `timeout` is in seconds, for all of it and a connection."""
+    yet of a failover. `timeout` is in seconds, for all of it and a connection; `remap` tells how a node that
+    another one names is reached from here."""
 
-    def __init__(self, seeds: Iterable[Address], connect: ConnectTo, timeout: float) -> None:
+    def __init__(
+        self,
+        seeds: Iterable[Address],
+        connect: ConnectTo,
+        timeout: float,
+        remap: Callable[[Address], Address] | None = None,
+    ) -> None:
         self.changed: Callable[[], None] = lambda: None
         """Called when somebody serves something else than before."""
         self._nodes = list(dict.fromkeys(seeds))
         self._connect = connect
+        self._remap: Callable[[Address], Address] = remap or _as_it_is
         self._timeout = timeout
         self._starts: list[int] = []
         self._ranges: list[tuple[int, Address]] = []
@@ -106,7 +114,7 @@ class Topology:
         """`CLUSTER SLOTS` answers `[first, last, primary, replica…]` for each range, a node being
         `[host, port, …]`, with no host for the one that was asked."""
         ranges = sorted(
-            (int(first), int(last), [_address(node, asked) for node in nodes])
+            (int(first), int(last), [self._remap(_address(node, asked)) for node in nodes])
             for first, last, *nodes in answer
         )
         if not ranges:
@@ -122,3 +130,7 @@ class Topology:
 def _address(node: Any, asked: Address) -> Address:
     host = cast("bytes", node[0] or b"").decode()
     return (asked[0] if host in ("", "?") else host, int(node[1]))
+
+
+def _as_it_is(address: Address) -> Address:
+    return address
