@@ -9,11 +9,11 @@ from harness.logs import Mark
 from starlette.types import Message
 
 from resumable_asgi.client import Client
-from resumable_asgi.dialects import Dialect
 from resumable_asgi.follower import Follower, Followers
+from resumable_asgi.formats.ai_sdk import Dialect
+from resumable_asgi.formats.sse import COMMENT
 from resumable_asgi.log import Head, Log, new_stream_id
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.sse import COMMENT
 
 
 class Connection:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import resumable_asgi.log as log_module
-from resumable_asgi.dialects import Dialect
+from resumable_asgi.formats.ai_sdk import Dialect
 from resumable_asgi.log import Head, Log, SealedError, TrimmedError, new_stream_id
 from resumable_asgi.outcome import Outcome
 

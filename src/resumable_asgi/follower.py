@@ -12,9 +12,10 @@ from collections.abc import Awaitable
 
 from starlette.types import Message, Send
 
-from . import dialects, sse
 from .client import Client
 from .dispatch import Deputy, Dispatcher
+from .formats import ai_sdk as dialects
+from .formats import sse
 from .log import Log, TrimmedError
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from .dialects import Dialect
+from .formats.ai_sdk import Dialect
 from .outcome import Outcome
 
 _WORKER = re.compile(r"[0-9a-f]{32}")

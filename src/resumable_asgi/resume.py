@@ -10,10 +10,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Scope, Send
 
-from . import sse
 from .client import BodyTooLargeError, Client
 from .errors import StoreUnavailableError
 from .follower import STREAM_ID_HEADER, Follower, Followers
+from .formats import sse
 from .log import Headers
 from .outcome import Outcome
 from .position import Position, PositionError, read_position

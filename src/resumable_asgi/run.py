@@ -15,10 +15,10 @@ from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Scope, Send
 
-from . import dialects
 from .client import Client
-from .dialects import Dialect
 from .follower import STREAM_ID_HEADER, Follower, Followers
+from .formats import ai_sdk as dialects
+from .formats.ai_sdk import Dialect
 from .log import Head, Headers, Log, new_stream_id
 from .outcome import Outcome
 from .runs import STOP_GRACE, Runs, Signal

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resumable_asgi import ResumableRoute, Settings
-from resumable_asgi.dialects import Dialect
+from resumable_asgi.formats.ai_sdk import Dialect
 from resumable_asgi.log import Head, Log, new_stream_id
 from resumable_asgi.outcome import Outcome
 from resumable_asgi.store import Found, Slot, Store

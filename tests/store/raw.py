@@ -8,7 +8,7 @@ from typing import Any
 import redis
 from harness.valkey import Valkey
 
-from resumable_asgi.dialects import Dialect
+from resumable_asgi.formats.ai_sdk import Dialect
 from resumable_asgi.log import Head, new_stream_id
 from resumable_asgi.store.keys import SEAL_ID, SEAL_MESSAGE, Keys
 

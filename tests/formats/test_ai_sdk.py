@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_asgi.dialects import MOST_HELD_BACK, Dialect, MessageId, ending, recognise
+from resumable_asgi.formats.ai_sdk import MOST_HELD_BACK, Dialect, MessageId, ending, recognise
+from resumable_asgi.formats.sse import COMMENT
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.sse import COMMENT
 
 FAILURES = [Outcome.ERROR, Outcome.INTERRUPTED, Outcome.LOST]
 START = b'data: {"type":"start"}\n\n'

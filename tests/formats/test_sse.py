@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from resumable_asgi.sse import COMMENT, after_event_id, at_boundary, event_start
+from resumable_asgi.formats.sse import COMMENT, after_event_id, at_boundary, event_start
 
 # Few symbols, so that line ends meet in every way.
 Streams = st.lists(

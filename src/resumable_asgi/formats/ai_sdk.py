@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
 
-from resumable_asgi.outcome import Outcome
-from resumable_asgi.sse import at_boundary
+from ..outcome import Outcome
+from .sse import at_boundary
 
 MOST_HELD_BACK = 64 * 1024
 """Bytes; a first event that is longer passes unchanged."""
