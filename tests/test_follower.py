@@ -10,7 +10,6 @@ from starlette.types import Message
 
 from resumable_asgi.client import Client
 from resumable_asgi.follower import Follower, Followers
-from resumable_asgi.formats.ai_sdk import Dialect
 from resumable_asgi.formats.sse import COMMENT
 from resumable_asgi.log import Head, Log, new_stream_id
 from resumable_asgi.outcome import Outcome
@@ -63,7 +62,7 @@ async def connection() -> AsyncIterator[Connection]:
 
 @pytest.fixture
 def log() -> Log:
-    head = Head(worker="w", created=1, status=200, headers=(SSE,), dialect=Dialect.SSE, key="c")
+    head = Head(worker="w", created=1, status=200, headers=(SSE,), key="c")
     return Log(new_stream_id(), head)
 
 

@@ -10,13 +10,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import resumable_asgi.log as log_module
-from resumable_asgi.formats.ai_sdk import Dialect
 from resumable_asgi.log import Head, Log, SealedError, TrimmedError, new_stream_id
 from resumable_asgi.outcome import Outcome
 
-HEAD = Head(
-    worker="w", created=1, status=200, headers=(SSE, (b"x", b"\xe9\xff")), dialect=Dialect.SSE, key="日本 🎉"
-)
+HEAD = Head(worker="w", created=1, status=200, headers=(SSE, (b"x", b"\xe9\xff")), key="日本 🎉")
 
 
 @dataclass(eq=False)
@@ -133,7 +130,6 @@ def test_a_watcher_may_leave_while_it_is_told(log: Log) -> None:
         created=st.integers(0, 2**53),
         status=st.integers(200, 299),
         headers=st.lists(st.tuples(st.binary(), st.binary())).map(tuple),
-        dialect=st.sampled_from(Dialect),
         key=st.text(),
     )
 )

@@ -14,8 +14,8 @@ from starlette.types import Message, Send
 
 from .client import Client
 from .dispatch import Deputy, Dispatcher
-from .formats import ai_sdk as dialects
-from .formats import sse
+from .formats import recognise, sse
+from .formats.format import TAIL
 from .log import Log, TrimmedError
 
 logger = logging.getLogger(__name__)
@@ -203,11 +203,11 @@ class Follower(Deputy):
     async def end(self) -> None:
         """End the response as the log ended, for every outcome but done.
 
-        An incomplete stream never ends as if it were whole: where its dialect has no words for that, the
+        An incomplete stream never ends as if it were whole: where its format has no words for that, the
         final body is not sent, and the server breaks the connection.
         """
         assert self._log.outcome is not None
-        ending = dialects.ending(self._log.head.dialect, self._log.outcome, self.sent_tail(64))
+        ending = recognise(self._log.head.headers).ending(self._log.outcome, self.sent_tail(TAIL))
         if ending.clean:
             await self.finish(ending.body)
 

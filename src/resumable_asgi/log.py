@@ -14,7 +14,6 @@ from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from .formats.ai_sdk import Dialect
 from .outcome import Outcome
 
 _WORKER = re.compile(r"[0-9a-f]{32}")
@@ -38,7 +37,6 @@ class Head(NamedTuple):
     created: int
     status: int
     headers: Headers
-    dialect: Dialect
     key: str
 
     def to_json(self) -> bytes:
@@ -48,7 +46,6 @@ class Head(NamedTuple):
             "created": self.created,
             "status": self.status,
             "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in self.headers],
-            "dialect": self.dialect,
             "key": self.key,
         }
         return _to_json(fields).encode()
@@ -67,7 +64,6 @@ class Head(NamedTuple):
                 headers=tuple(
                     (name.encode("latin-1"), value.encode("latin-1")) for name, value in fields["headers"]
                 ),
-                dialect=Dialect(fields["dialect"]),
                 key=str(fields["key"]),
             )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Scope, Send
 
 from .client import Client
 from .follower import STREAM_ID_HEADER, Follower, Followers
-from .formats import ai_sdk as dialects
-from .formats.ai_sdk import Dialect
+from .formats import recognise
+from .formats.format import Rewriter
 from .log import Head, Headers, Log, new_stream_id
 from .outcome import Outcome
 from .runs import STOP_GRACE, Runs, Signal
@@ -66,9 +66,9 @@ class Run:
         "_key",
         "_listening",
         "_max_bytes",
-        "_message_id",
         "_overflowing",
         "_recording",
+        "_rewriter",
         "_scope",
         "_send_to_client",
         "_slot",
@@ -99,7 +99,7 @@ class Run:
         self._decided: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._start: Message = {}
         self._stream_id = "-"
-        self._message_id: dialects.MessageId | None = None
+        self._rewriter: Rewriter | None = None
         self._follower: Follower | None = None
         self._trailers: deque[Message] = deque()
         self._listening = False
@@ -209,8 +209,8 @@ class Run:
         if self.log is None or self._complete:
             return
         self._complete = True
-        if self._message_id is not None and not self.log.closed:
-            held = self._message_id.flush()
+        if self._rewriter is not None and not self.log.closed:
+            held = self._rewriter.flush()
             if held:
                 self.log.append(held)
         self._store.finish(self.log, outcome, detail, self._delivered)
@@ -282,8 +282,8 @@ class Run:
         body = message.get("body", b"")
         if type(body) is not bytes:
             body = bytes(body)
-        if self._message_id is not None:
-            body = self._give_message_id(body, self._message_id)
+        if self._rewriter is not None:
+            body = self._rewrite(body, self._rewriter)
         if body:
             log.append(body)
         if log.end - log.start > self._max_bytes:
@@ -305,10 +305,10 @@ class Run:
             return OSError("the stream was stopped")
         return RuntimeError("Unexpected ASGI message 'http.response.body', after response already completed")
 
-    def _give_message_id(self, body: bytes, message_id: dialects.MessageId) -> bytes:
-        body = message_id.feed(body)
-        if message_id.done:
-            self._message_id = None
+    def _rewrite(self, body: bytes, rewriter: Rewriter) -> bytes:
+        body = rewriter.feed(body)
+        if rewriter.done:
+            self._rewriter = None
         return body
 
     async def _send_other(self, message: Message) -> None:
@@ -339,15 +339,15 @@ class Run:
             created=time.time_ns() // 1_000_000,
             status=start["status"],
             headers=headers,
-            dialect=dialects.recognise(headers),
             key=self._key,
         )
         self._start = start
         self.log = log = Log(new_stream_id(), head)
         self._stream_id = log.id
         sized = any(name.lower() == b"content-length" for name, _ in headers)
-        if head.dialect is Dialect.AI_SDK and not sized:
-            self._message_id = dialects.MessageId(log.id)
+        rewriter = recognise(headers).rewriter
+        if rewriter is not None and not sized:
+            self._rewriter = rewriter(log.id)
         log.on_close = self._closed
         self._recording.yes = True
         self._yielded = time.monotonic()

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_asgi.formats.ai_sdk import MOST_HELD_BACK, Dialect, MessageId, ending, recognise
+from resumable_asgi.formats import ai_sdk, recognise, sse
+from resumable_asgi.formats.ai_sdk import MOST_HELD_BACK, MessageId
 from resumable_asgi.formats.sse import COMMENT
 from resumable_asgi.outcome import Outcome
 
@@ -22,12 +23,12 @@ def passed_through(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", [b"x-vercel-ai-ui-message-stream", b"X-Vercel-AI-UI-Message-Stream"])
 def test_the_ai_sdk_is_recognised_by_its_header(name: bytes) -> None:
-    assert recognise([(b"content-type", b"text/event-stream"), (name, b"v1")]) is Dialect.AI_SDK
+    assert recognise([(b"content-type", b"text/event-stream"), (name, b"v1")]) is ai_sdk.FORMAT
 
 
 def test_every_other_stream_is_plain() -> None:
-    assert recognise([]) is Dialect.SSE
-    assert recognise([(b"content-type", b"x-vercel-ai-ui-message-stream")]) is Dialect.SSE
+    assert recognise([]) is sse.FORMAT
+    assert recognise([(b"content-type", b"x-vercel-ai-ui-message-stream")]) is sse.FORMAT
 
 
 @pytest.mark.parametrize(
@@ -146,31 +147,24 @@ def test_an_event_of_just_the_most_that_is_held_back_gets_its_id() -> None:
     assert len(passed_through(data)) == len(data) + len(b'"messageId":"ID",')
 
 
-@pytest.mark.parametrize("dialect", Dialect)
-@pytest.mark.parametrize("tail", [b"", b"data: x\n\n", b"data: half", b"data: [DONE]\n\n"])
-def test_done_adds_nothing(dialect: Dialect, tail: bytes) -> None:
-    end = ending(dialect, Outcome.DONE, tail)
-    assert (end.body, end.clean) == (b"", True)
-
-
 @pytest.mark.parametrize("outcome", [Outcome.STOPPED, *FAILURES])
 @pytest.mark.parametrize("tail", [b"", b"data: x\n\n", b"data: half", b"data: [DONE]\n\n"])
 def test_plain_streams_are_never_touched_and_failures_break_the_connection(
     outcome: Outcome, tail: bytes
 ) -> None:
-    end = ending(Dialect.SSE, outcome, tail)
+    end = sse.FORMAT.ending(outcome, tail)
     assert (end.body, end.clean) == (b"", outcome is Outcome.STOPPED)
 
 
 @pytest.mark.parametrize("tail", [b"", b"data: x\n\n", b"data: x\r\n\r\n", b"data: x\n\n" + COMMENT])
 def test_a_stopped_ai_sdk_stream_ends_with_abort(tail: bytes) -> None:
-    end = ending(Dialect.AI_SDK, Outcome.STOPPED, tail)
+    end = ai_sdk.FORMAT.ending(Outcome.STOPPED, tail)
     assert (end.body, end.clean) == (b'data: {"type":"abort"}\n\ndata: [DONE]\n\n', True)
 
 
 @pytest.mark.parametrize("outcome", FAILURES)
 def test_a_failed_ai_sdk_stream_ends_with_an_error_for_people(outcome: Outcome) -> None:
-    end = ending(Dialect.AI_SDK, outcome, b"data: x\n\n")
+    end = ai_sdk.FORMAT.ending(outcome, b"data: x\n\n")
     first, done, rest = end.body.split(b"\n\n")
     chunk = json.loads(first.removeprefix(b"data: "))
     assert (chunk["type"], set(chunk), done, rest) == ("error", {"type", "errorText"}, b"data: [DONE]", b"")
@@ -193,8 +187,8 @@ def test_a_failed_ai_sdk_stream_ends_with_an_error_for_people(outcome: Outcome) 
 def test_within_an_event_or_after_done_an_ai_sdk_stream_ends_like_a_plain_one(
     tail: bytes, outcome: Outcome
 ) -> None:
-    assert ending(Dialect.AI_SDK, outcome, tail) == ending(Dialect.SSE, outcome, tail)
+    assert ai_sdk.FORMAT.ending(outcome, tail) == sse.FORMAT.ending(outcome, tail)
 
 
 def test_the_text_done_inside_an_answer_is_no_end() -> None:
-    assert ending(Dialect.AI_SDK, Outcome.LOST, b'data: {"delta":"data: [DONE]"}\n\n').body
+    assert ai_sdk.FORMAT.ending(Outcome.LOST, b'data: {"delta":"data: [DONE]"}\n\n').body

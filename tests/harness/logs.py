@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from resumable_asgi import ResumableRoute, Settings
-from resumable_asgi.formats.ai_sdk import Dialect
 from resumable_asgi.log import Head, Log, new_stream_id
 from resumable_asgi.outcome import Outcome
 from resumable_asgi.store import Found, Slot, Store
@@ -39,7 +38,6 @@ def new_log(store: Store, key: str = "c", **head: Any) -> Log:
         "created": 1_700_000_000_000,
         "status": 200,
         "headers": ((b"content-type", b"text/event-stream"), (b"x-latin", b"caf\xe9")),
-        "dialect": Dialect.SSE,
         "key": key,
     }
     return Log(new_stream_id(), Head(**{**fields, **head}))

@@ -8,7 +8,6 @@ from typing import Any
 import redis
 from harness.valkey import Valkey
 
-from resumable_asgi.formats.ai_sdk import Dialect
 from resumable_asgi.log import Head, new_stream_id
 from resumable_asgi.store.keys import SEAL_ID, SEAL_MESSAGE, Keys
 
@@ -36,7 +35,6 @@ class RawLog:
             "created": 1,
             "status": 200,
             "headers": ((b"content-type", b"text/event-stream"),),
-            "dialect": Dialect.SSE,
             "key": "c",
         }
         return Head(**{**values, **fields}).to_json()

@@ -8,19 +8,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, cast
 
 from ..outcome import Outcome
-from .sse import at_boundary
+from . import sse
+from .format import Ending, Format
+from .sse import BLANK_LINE, BOM, at_boundary
 
 MOST_HELD_BACK = 64 * 1024
 """Bytes; a first event that is longer passes unchanged."""
 
-_BOM = b"\xef\xbb\xbf"
 _HEADER = b"x-vercel-ai-ui-message-stream"
-_EVENT_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _DATA_LINE = re.compile(rb"(?:\A|(?<=[\r\n]))data(?::[ ]?(?P<value>[^\r\n]*))?(?=[\r\n])")
 _DONE_LINE = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\][\r\n]")
 
@@ -31,35 +29,14 @@ _ERROR_TEXTS = {
 }
 
 
-class Dialect(StrEnum):
-    """How the events of a stream are to be read."""
-
-    AI_SDK = "ai-sdk"
-    SSE = "sse"
+def _known_by(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(name.lower() == _HEADER for name, _ in headers)
 
 
-def recognise(headers: Iterable[tuple[bytes, bytes]]) -> Dialect:
-    """The dialect that a response's headers announce; their names may be in any case."""
-    return Dialect.AI_SDK if any(name.lower() == _HEADER for name, _ in headers) else Dialect.SSE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
-    """How to end a response whose app did not: send `body`, then finish (`clean`) or break the connection."""
-
-    body: bytes
-    clean: bool
-
-
-def ending(dialect: Dialect, outcome: Outcome, tail: bytes) -> Ending:
-    """The ending a client sees for `outcome`; `tail` is what it was sent last (up to 64 bytes).
-
-    Events are only added where one may begin, and never after `[DONE]`, which ends the protocol.
-    """
-    if outcome is Outcome.DONE:
-        return Ending(body=b"", clean=True)
-    if dialect is Dialect.SSE or not at_boundary(tail) or _DONE_LINE.search(tail):
-        return Ending(body=b"", clean=outcome is Outcome.STOPPED)
+def _ending(outcome: Outcome, tail: bytes) -> Ending:
+    """An `abort` or `error` chunk where an event may begin; nothing after `[DONE]`, which ends the protocol."""
+    if not at_boundary(tail) or _DONE_LINE.search(tail):
+        return sse.FORMAT.ending(outcome, tail)
     chunk = {"type": "abort"}
     if outcome is not Outcome.STOPPED:
         chunk = {"type": "error", "errorText": _ERROR_TEXTS[outcome]}
@@ -79,7 +56,7 @@ class MessageId:
     def __init__(self, stream_id: str) -> None:
         self._insertion = f'"messageId":{json.dumps(stream_id)},'.encode()
         self._held = bytearray()
-        self._bom = _BOM
+        self._bom = BOM
         self.done = False
         """Whether all further bytes pass unchanged."""
 
@@ -90,7 +67,7 @@ class MessageId:
         searched = max(0, len(self._held) - 3)  # the end of an event is at most four bytes
         self._held += data
         passed = bytearray()
-        while not self.done and (found := _EVENT_END.search(self._held, searched)):
+        while not self.done and (found := BLANK_LINE.search(self._held, searched)):
             searched = 0
             event = bytes(self._held[: found.end()])
             del self._held[: found.end()]
@@ -127,3 +104,6 @@ def _insertion_point(values: list[re.Match[bytes]]) -> int:
         return 0
     opening = next(value for value in values if (value["value"] or b"").strip())
     return opening.string.index(b"{", opening.start("value")) + 1
+
+
+FORMAT = Format(name="ai-sdk", known_by=_known_by, ending=_ending, rewriter=MessageId)

@@ -1,4 +1,4 @@
-"""The parts of server-sent events that matter for resuming: event boundaries, ids and comments.
+"""Plain server-sent events: event boundaries, ids and comments, as far as they matter for resuming.
 
 An event boundary is the offset just after a blank line, or 0. Lines end in LF, CR or CRLF, mixed at will
 (https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream). Blank lines at the
@@ -8,12 +8,16 @@ very start belong to the first event.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+
+from ..outcome import Outcome
+from .format import Ending, Format
 
 COMMENT = b": keep-alive\n\n"
 """What a follower is sent in silence; every client ignores it."""
 
-_BOM = b"\xef\xbb\xbf"
-_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")  # atomic: else CRLF could count as two line ends
+BOM = b"\xef\xbb\xbf"
+BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")  # atomic: else CRLF could count as two line ends
 _BOUNDARIES = (b"\n\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
 _FIRST_WINDOW = 16 * 1024
 
@@ -48,7 +52,7 @@ def after_event_id(data: bytes | bytearray, event_id: bytes) -> int | None:
         return None
     end = len(data)
     while (line_end := _last_id_line(data, event_id, end)) >= 0:
-        if blank := _BLANK_LINE.search(data, line_end):
+        if blank := BLANK_LINE.search(data, line_end):
             return blank.end()
         end = line_end  # an event that is still being written: look further back
     return None
@@ -81,4 +85,16 @@ def _last_id_line(data: bytes | bytearray, event_id: bytes, end: int) -> int:
 
 
 def _begins_line(data: bytes | bytearray, offset: int) -> bool:
-    return offset == 0 or data[offset - 1] in b"\r\n" or (offset == len(_BOM) and data.startswith(_BOM))
+    return offset == 0 or data[offset - 1] in b"\r\n" or (offset == len(BOM) and data.startswith(BOM))
+
+
+def _known_by(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return True  # what is recorded is an event stream
+
+
+def _ending(outcome: Outcome, tail: bytes) -> Ending:
+    """Plain events have no words for a failure, so that only a broken connection tells of one."""
+    return Ending(body=b"", clean=outcome is Outcome.STOPPED)
+
+
+FORMAT = Format(name="sse", known_by=_known_by, ending=_ending)
