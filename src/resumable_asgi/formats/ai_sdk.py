@@ -34,7 +34,7 @@ def _known_by(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def _ending(outcome: Outcome, tail: bytes) -> Ending:
-    """An `abort` or `error` chunk where an event may begin; nothing after `[DONE]`, which ends the protocol."""
+    """An `abort` or `error` chunk where an event may begin; nothing follows `[DONE]`, the protocol's end."""
     if not at_boundary(tail) or _DONE_LINE.search(tail):
         return sse.FORMAT.ending(outcome, tail)
     chunk = {"type": "abort"}
