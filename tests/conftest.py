@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests; the machinery is in `harness/`."""
+"""Fixtures shared by all tests; the machinery is in `testkit/`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness.chat import Chat
-from harness.client import End
-from harness.cluster import Cluster
-from harness.script import Script
-from harness.servers import Server
-from harness.valkey import Valkey
 from requirements import need_valkey
+from testkit.chat import Chat
+from testkit.client import End
+from testkit.cluster import Cluster
+from testkit.script import Script
+from testkit.servers import Server
+from testkit.valkey import Valkey
 
 _SUSPICIOUS = re.compile(
     r"never retrieved|was destroyed but it is pending|was never awaited|ResourceWarning|Exception ignored"

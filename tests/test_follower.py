@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from harness.inprocess import SSE, Changes
-from harness.logs import Mark
 from starlette.types import Message
+from testkit.inprocess import SSE, Changes
+from testkit.logs import Mark
 
 from resumable_asgi.client import Client
 from resumable_asgi.follower import Follower, Followers

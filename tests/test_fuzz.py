@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness.inprocess import JSON, SSE, Exchange, Host, HostRun, Worker, answer_lifespan
-from harness.valkey import Valkey
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
+from testkit.inprocess import JSON, SSE, Exchange, Host, HostRun, Worker, answer_lifespan
+from testkit.valkey import Valkey
 
 from resumable_asgi import ResumableRoute, Settings
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
-from harness.inprocess import SSE
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from testkit.inprocess import SSE
 
 import resumable_asgi.log as log_module
 from resumable_asgi.log import Head, Log, SealedError, TrimmedError, new_stream_id

@@ -10,9 +10,6 @@ import warnings
 from typing import Any
 
 import pytest
-from harness.inprocess import JSON, SSE, Exchange, Host, worker
-from harness.valkey import Valkey
-from harness.wait import wait_until
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -20,6 +17,9 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
+from testkit.inprocess import JSON, SSE, Exchange, Host, worker
+from testkit.valkey import Valkey
+from testkit.wait import wait_until
 
 from resumable_asgi import ResumableRoute, ResumableStreamMiddleware, Settings
 from resumable_asgi.errors import ConfigurationError

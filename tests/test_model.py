@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from harness.inprocess import Exchange, HostRun, Worker
-from harness.valkey import Valkey
-from harness.wait import wait_until
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -22,6 +19,9 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from testkit.inprocess import Exchange, HostRun, Worker
+from testkit.valkey import Valkey
+from testkit.wait import wait_until
 
 from resumable_asgi import ResumableRoute, Settings
 from resumable_asgi.store import tailer

@@ -9,14 +9,14 @@ import tracemalloc
 from collections.abc import Callable
 
 import pytest
-from harness.inprocess import SSE, Exchange, Host, HostRun, worker
-from harness.wait import wait_until
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
+from testkit.inprocess import SSE, Exchange, Host, HostRun, worker
+from testkit.wait import wait_until
 
 MEMORY = "memory://"
 START: Message = {

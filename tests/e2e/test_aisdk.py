@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from conftest import Pair
-from harness.aisdk import install, page
-from harness.chat import Chat
-from harness.script import Script
-from harness.servers import Server
 from requirements import need_node
+from testkit.aisdk import install, page
+from testkit.chat import Chat
+from testkit.script import Script
+from testkit.servers import Server
 
 pytestmark = pytest.mark.usefixtures("no_key_without_ttl")
 

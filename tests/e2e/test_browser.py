@@ -15,9 +15,6 @@ from urllib.parse import urlsplit
 
 import pytest
 from conftest import StartServer
-from harness.servers import TESTS, Server
-from harness.valkey import Valkey
-from harness.wait import wait_until
 from playwright.async_api import (
     Browser,
     BrowserContext,
@@ -28,6 +25,9 @@ from playwright.async_api import (
     expect,
 )
 from requirements import need_chromium
+from testkit.servers import TESTS, Server
+from testkit.valkey import Valkey
+from testkit.wait import wait_until
 
 EXAMPLE = TESTS.parent / "examples" / "chat"
 ARTIFACTS = TESTS / ".artifacts"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from conftest import StartServer
-from harness import sse
-from harness.chat import Chat
-from harness.client import End
-from harness.cluster import Cluster
-from harness.script import Script
+from testkit import sse
+from testkit.chat import Chat
+from testkit.client import End
+from testkit.cluster import Cluster
+from testkit.script import Script
 
 
 async def test_streams_on_every_primary_are_resumed_and_stopped_in_another_process(

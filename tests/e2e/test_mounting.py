@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 from conftest import Fleet
-from harness.chat import Chat
-from harness.client import End
-from harness.script import Script
-from harness.servers import Server
-from harness.valkey import Valkey
+from testkit.chat import Chat
+from testkit.client import End
+from testkit.script import Script
+from testkit.servers import Server
+from testkit.valkey import Valkey
 
 pytestmark = pytest.mark.usefixtures("no_key_without_ttl")
 

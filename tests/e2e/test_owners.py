@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 from conftest import Pair
-from harness.chat import Chat
-from harness.script import Script
-from harness.servers import Server
-from harness.valkey import Valkey
+from testkit.chat import Chat
+from testkit.script import Script
+from testkit.servers import Server
+from testkit.valkey import Valkey
 
 pytestmark = pytest.mark.usefixtures("no_key_without_ttl")
 

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from conftest import Pair
-from harness import sse
-from harness.chat import Chat
-from harness.client import Cut, End
-from harness.script import Script
-from harness.servers import Server
+from testkit import sse
+from testkit.chat import Chat
+from testkit.client import Cut, End
+from testkit.script import Script
+from testkit.servers import Server
 
 pytestmark = pytest.mark.usefixtures("no_key_without_ttl")
 

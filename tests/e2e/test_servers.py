@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import pytest
 from conftest import Fleet
-from harness import sse
-from harness.chat import Chat
-from harness.client import Cut, End
-from harness.script import Script
-from harness.servers import Server
-from harness.valkey import Valkey
-from harness.wait import wait_until
+from testkit import sse
+from testkit.chat import Chat
+from testkit.client import Cut, End
+from testkit.script import Script
+from testkit.servers import Server
+from testkit.valkey import Valkey
+from testkit.wait import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_key_without_ttl")
 

@@ -11,14 +11,14 @@ import h2.connection
 import h2.events
 import pytest
 from conftest import Fleet, Pair
-from harness import sse
-from harness.chat import Chat
-from harness.client import Cut, End, Response
-from harness.script import Script
-from harness.servers import Server
-from harness.shutdown_daphne import Daphne
-from harness.valkey import Valkey
-from harness.wait import wait_until
+from testkit import sse
+from testkit.chat import Chat
+from testkit.client import Cut, End, Response
+from testkit.script import Script
+from testkit.servers import Server
+from testkit.shutdown_daphne import Daphne
+from testkit.valkey import Valkey
+from testkit.wait import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_key_without_ttl")
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 from conftest import Fleet, Pair
-from harness import sse
-from harness.client import Connection, End, Response
-from harness.inprocess import worker
-from harness.servers import Server
-from harness.shutdown_daphne import Daphne
-from harness.valkey import Valkey
-from harness.wait import wait_until
 from starlette.types import Message, Receive, Scope, Send
+from testkit import sse
+from testkit.client import Connection, End, Response
+from testkit.inprocess import worker
+from testkit.servers import Server
+from testkit.shutdown_daphne import Daphne
+from testkit.valkey import Valkey
+from testkit.wait import wait_until
 
 from resumable_asgi import ResumableStreamMiddleware, Settings
 from resumable_asgi.log import Log
@@ -95,7 +95,7 @@ async def shutdown(start_server: StartServer, valkey_server: Valkey, tmp_path: P
 
     def make(**options: Any) -> Shutdown:
         env = {"REDIS_URL": valkey_server.url, "HARNESS_JOURNAL": str(tmp_path), **options.pop("env", {})}
-        made.append(Shutdown(start_server(app="harness.shutdown_app:app", env=env, **options), tmp_path))
+        made.append(Shutdown(start_server(app="testkit.shutdown_app:app", env=env, **options), tmp_path))
         return made[-1]
 
     yield make
@@ -322,7 +322,7 @@ async def test_on_daphne_a_termination_loses_its_runs_and_visibly_so(
     fleet: Fleet, valkey_server: Valkey, tmp_path: Path, pair: Pair
 ) -> None:
     env = {"REDIS_URL": valkey_server.url, "HARNESS_LEASE": "1", "HARNESS_JOURNAL": str(tmp_path)}
-    daphne = Daphne(tmp_path, app="harness.shutdown_app:app", env=env)
+    daphne = Daphne(tmp_path, app="testkit.shutdown_app:app", env=env)
     fleet.servers.append(daphne)
     await check_lost(Shutdown(daphne.wait_ready(), tmp_path), pair.b)
 

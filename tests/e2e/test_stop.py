@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from conftest import Pair
-from harness import sse
-from harness.chat import Chat
-from harness.client import End
-from harness.script import Script
-from harness.servers import Server
-from harness.wait import wait_until
+from testkit import sse
+from testkit.chat import Chat
+from testkit.client import End
+from testkit.script import Script
+from testkit.servers import Server
+from testkit.wait import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_key_without_ttl")
 

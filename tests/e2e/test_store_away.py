@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 from conftest import Fleet, StartServer, StartValkey
-from harness.chat import Chat
-from harness.client import End, Response
-from harness.process import free_port
-from harness.script import Script
-from harness.servers import Server
-from harness.wait import wait_until
+from testkit.chat import Chat
+from testkit.client import End, Response
+from testkit.process import free_port
+from testkit.script import Script
+from testkit.servers import Server
+from testkit.wait import wait_until
 
 MakeChat = Callable[..., Chat]
 REDIS_TIMEOUT = 0.5

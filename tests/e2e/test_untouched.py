@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 import websockets
 from conftest import Fleet, Pair
-from harness.chat import Chat
-from harness.client import End, Response
-from harness.script import Script
-from harness.servers import Server
+from testkit.chat import Chat
+from testkit.client import End, Response
+from testkit.script import Script
+from testkit.servers import Server
 
 MakeChat = Callable[..., Chat]
 ADDED = "resumable-stream-id"

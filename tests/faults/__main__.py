@@ -1,4 +1,4 @@
-"""Runs the harness with `tests` on the path, as pytest has it."""
+"""Runs the fault program with `tests` on the path, as pytest has it."""
 
 import sys
 from pathlib import Path

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import re
 
-from harness import sse
+from testkit import sse
 
 from .agreement import Agreement
 from .client import Stop, Visit, without_comments

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from harness import sse
-from harness.client import Connection, Cut, End, Response
+from testkit import sse
+from testkit.client import Connection, Cut, End, Response
 
 from .fleet import Worker
 from .ledger import Incarnation

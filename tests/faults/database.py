@@ -8,10 +8,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from harness.process import Process, free_port
-from harness.wait import wait_until
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
+from testkit.process import Process, free_port
+from testkit.wait import wait_until
 
 from .leash import leashed
 

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.client import fetch
-from harness.process import Process, free_port
-from harness.wait import wait_until
+from testkit.client import fetch
+from testkit.process import Process, free_port
+from testkit.wait import wait_until
 
 from .leash import leashed
 from .ledger import Incarnation, Ledger, Span

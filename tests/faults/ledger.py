@@ -52,7 +52,7 @@ class Entry:
 
 
 class Ledger:
-    """All of one run of the harness. Times are monotonic."""
+    """All of one run of the fault program. Times are monotonic."""
 
     def __init__(self, directory: Path, lease: float) -> None:
         self.began = time.monotonic()

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable
 
-from harness import sse
+from testkit import sse
 
 from .client import Browser, Visit, sleep_until, without_comments
 from .fleet import Worker

@@ -1,4 +1,4 @@
-"""What a run of the harness prints."""
+"""What a run of the fault program prints."""
 
 from __future__ import annotations
 

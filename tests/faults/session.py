@@ -1,4 +1,4 @@
-"""One run of the harness, from the first process to the verdict."""
+"""One run of the fault program, from the first process to the verdict."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from harness.wait import wait_until
 from redis.exceptions import RedisError
+from testkit.wait import wait_until
 
 from .check import Failure, Judge
 from .client import Visit

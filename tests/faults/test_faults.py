@@ -1,4 +1,4 @@
-"""The short run of the fault harness, and a check of the checker itself."""
+"""The short run of the fault program, and a check of the checker itself."""
 
 from __future__ import annotations
 

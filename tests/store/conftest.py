@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
 import pytest
-from harness.logs import open_store_at
-from harness.valkey import Valkey
+from testkit.logs import open_store_at
+from testkit.valkey import Valkey
 
 from resumable_asgi import ResumableRoute
 from resumable_asgi.store import Store

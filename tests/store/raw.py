@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import redis
-from harness.valkey import Valkey
+from testkit.valkey import Valkey
 
 from resumable_asgi.log import Head, new_stream_id
 from resumable_asgi.store.keys import SEAL_ID, SEAL_MESSAGE, Keys

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from harness.cluster import Cluster, ask
-from harness.logs import begin, holds, open_store_at, reading, sealed, slot_named, whole
-from harness.process import free_port
-from harness.wait import wait_until
 from redis.asyncio import RedisCluster
 from redis.asyncio.connection import AbstractConnection, Connection
+from testkit.cluster import Cluster, ask
+from testkit.logs import begin, holds, open_store_at, reading, sealed, slot_named, whole
+from testkit.process import free_port
+from testkit.wait import wait_until
 
 from resumable_asgi import Settings
 from resumable_asgi.errors import StoreUnavailableError

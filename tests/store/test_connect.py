@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import redis
-from harness.logs import begin, sealed, slot_named
-from harness.process import Process, free_port
-from harness.valkey import Valkey
-from harness.wait import wait_until
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
+from testkit.logs import begin, sealed, slot_named
+from testkit.process import Process, free_port
+from testkit.valkey import Valkey
+from testkit.wait import wait_until
 
 from resumable_asgi import Settings
 from resumable_asgi.outcome import Outcome

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import redis
-from harness import sse
-from harness.inprocess import Exchange, HostRun, Worker, worker
-from harness.valkey import Valkey
-from harness.wait import wait_until
+from testkit import sse
+from testkit.inprocess import Exchange, HostRun, Worker, worker
+from testkit.valkey import Valkey
+from testkit.wait import wait_until
 
 from resumable_asgi.store.keys import FIND
 from resumable_asgi.store.redis import RedisStore

@@ -7,10 +7,10 @@ import gc
 import tracemalloc
 from typing import Any
 
-from harness.inprocess import Worker, worker
-from harness.valkey import Valkey
-from harness.wait import wait_until
 from starlette.types import Receive, Scope, Send
+from testkit.inprocess import Worker, worker
+from testkit.valkey import Valkey
+from testkit.wait import wait_until
 
 from resumable_asgi.store.redis import RedisStore
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from harness.logs import begin, holds, new_log, sealed, slot_named, whole
-from harness.valkey import Valkey
-from harness.wait import wait_until
+from testkit.logs import begin, holds, new_log, sealed, slot_named, whole
+from testkit.valkey import Valkey
+from testkit.wait import wait_until
 
 from resumable_asgi.errors import StoreUnavailableError
 from resumable_asgi.log import Log

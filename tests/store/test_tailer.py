@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import redis
-from harness.inprocess import Changes
-from harness.logs import begin, holds, new_log, reading, sealed, slot_named, until, whole
-from harness.valkey import Valkey
-from harness.wait import wait_until
+from testkit.inprocess import Changes
+from testkit.logs import begin, holds, new_log, reading, sealed, slot_named, until, whole
+from testkit.valkey import Valkey
+from testkit.wait import wait_until
 
 from resumable_asgi.log import Log
 from resumable_asgi.outcome import Outcome

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import redis
-from harness.logs import begin, holds, new_log, sealed, slot_named, whole
-from harness.valkey import Valkey
-from harness.wait import wait_until
+from testkit.logs import begin, holds, new_log, sealed, slot_named, whole
+from testkit.valkey import Valkey
+from testkit.wait import wait_until
 
 from resumable_asgi import ResumableRoute
 from resumable_asgi.log import Log

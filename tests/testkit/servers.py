@@ -41,7 +41,7 @@ class Server:
         directory: Path,
         *,
         kind: Kind = "uvicorn",
-        app: str = "harness.apps:app",
+        app: str = "testkit.apps:app",
         env: Mapping[str, str] | None = None,
         workers: int = 1,
         http_implementation: Literal["h11", "httptools"] = "httptools",

@@ -18,7 +18,7 @@ class Daphne(Server):
         self,
         directory: Path,
         *,
-        app: str = "harness.apps:app",
+        app: str = "testkit.apps:app",
         env: Mapping[str, str] | None = None,
         extra: Sequence[str] = (),
     ) -> None:
