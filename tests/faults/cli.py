@@ -8,7 +8,7 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from requirements import find_valkey
+from testkit.valkey import find_valkey
 
 from . import report
 from .fleet import WorkerSettings

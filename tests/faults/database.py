@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
-from testkit.process import Process, free_port
+from testkit.valkey import Valkey
 from testkit.wait import wait_until
-
-from .leash import leashed
 
 ADMIN_TIMEOUT = 15.0
 
@@ -22,25 +19,18 @@ class Database:
     """One server on one port, with its data on disk, so that a restart can keep or lose it."""
 
     def __init__(self, binary: str, directory: Path) -> None:
-        self.port = free_port()
-        self._binary = binary
-        self._directory = directory
-        self._process: Process | None = None
+        # What was acknowledged has been written before, so that it survives the process, if not the machine.
+        arguments = ["--appendfsync", "no", "--repl-diskless-sync", "no"]
+        self._server = Valkey(binary, directory, appendonly=True, arguments=arguments)
+        self.port = self._server.port
         self._admin = Redis(port=self.port, socket_timeout=ADMIN_TIMEOUT, decode_responses=True)
 
     async def start(self) -> None:
-        data = self._directory / "data"
-        data.mkdir(parents=True, exist_ok=True)
-        command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(data)]
-        # What was acknowledged has been written before, so that it survives the process, if not the machine.
-        command += ["--save", "", "--appendonly", "yes", "--appendfsync", "no", "--repl-diskless-sync", "no"]
-        self._process = Process(leashed(command), log=self._directory / "redis.log")
+        self._server.launch()
         await wait_until(self._answers, timeout=15, what="Redis to answer")
 
     async def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
+        self._server.stop()
         await self._admin.connection_pool.disconnect()
 
     async def aclose(self) -> None:
@@ -51,17 +41,16 @@ class Database:
         """Kill the server; start it again on the same port."""
         await self.stop()
         if not keep_data:
-            shutil.rmtree(self._directory / "data")
+            shutil.rmtree(self._server.data)
         await asyncio.sleep(after)
         await self.start()
 
     def freeze(self) -> None:
-        assert self._process is not None
-        self._process.signal_group(signal.SIGSTOP)
+        self._server.pause()
 
     def thaw(self) -> None:
-        if self._process is not None:
-            self._process.signal_group(signal.SIGCONT)
+        if self._server.process is not None:
+            self._server.cont()
 
     async def command(self, *words: str | int) -> Any:
         return await self._admin.execute_command(*words)
@@ -74,9 +63,7 @@ class Database:
         return found
 
     async def _answers(self) -> bool:
-        assert self._process is not None
-        if not self._process.running:
-            raise RuntimeError(f"Redis ended: {self._process.tail()}")
+        self._server.check_running()
         try:
             return bool(await self._admin.ping())
         except RedisError:

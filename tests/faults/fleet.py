@@ -16,7 +16,6 @@ from testkit.client import fetch
 from testkit.process import Process, free_port
 from testkit.wait import wait_until
 
-from .leash import leashed
 from .ledger import Incarnation, Ledger, Span
 from .proxy import Proxy
 
@@ -80,7 +79,7 @@ class Worker:
             "FAULTS_SETTINGS": self._settings.to_json(f"redis://127.0.0.1:{self.proxy.port}/0"),
         }
         log = self._directory / "logs" / name
-        self._process = process = Process(leashed(command), log=log, env=env, cwd=self._directory)
+        self._process = process = Process(command, log=log, env=env, cwd=self._directory)
         self.latest = Incarnation(self.index, name, process.pid, time.monotonic())
         self._ledger.incarnations[name] = self.latest
 

