@@ -17,6 +17,7 @@ from resumable_asgi.log import Log
 from resumable_asgi.outcome import Outcome
 from resumable_asgi.store.keys import Keys
 from resumable_asgi.store.redis import RedisStore
+from resumable_asgi.store.wire import Wire
 
 from .conftest import OpenStore
 from .raw import SEAL, raw_client, stored
@@ -39,9 +40,17 @@ def in_redis(server: redis.Redis, log: Log, data: bytes, outcome: str | None = N
     return stored(server, key_of(log)) == (data, outcome)
 
 
+async def connected(store: RedisStore) -> Wire:
+    """The connection that is written over."""
+    store.writer.link.need()
+    wire = await wait_until(lambda: store.writer.link.wire)
+    assert wire is not None
+    return wire
+
+
 async def lose_next_reply(store: RedisStore) -> None:
     """What is asked next is done, and the connection breaks before the answer."""
-    wire = await store._write_link.open()
+    wire = await connected(store)
     wire.data_received = lambda data: wire.abort()  # type: ignore[method-assign]
 
 
@@ -125,7 +134,7 @@ async def test_a_redis_that_fell_back_is_brought_up_to_date(
     log.append(b"345")
     await wait_until(lambda: in_redis(server, log, b"12345"))
     server.restore(key_of(log), 60_000, behind, replace=True)
-    wire = store._write_link.wire
+    wire = store.writer.link.wire
     assert wire is not None
     wire.abort()
     log.append(b"6")
@@ -203,7 +212,7 @@ async def test_what_is_wrong_with_one_log_does_not_hinder_the_others(
         other = await begin(store, slot, b"%d" % n)
         store.finish(other, Outcome.DONE)
         await sealed(other)
-        await wait_until(lambda: not store.writer.down, what="Redis to count as there")
+        await wait_until(lambda: not store.writer.link.down, what="Redis to count as there")
         assert await whole(await store.find(slot, other.id)) == (b"%d" % n, Outcome.DONE)
     store.finish(log, Outcome.DONE)
     await sealed(log)
@@ -312,7 +321,7 @@ async def test_a_refusing_redis_is_written_to_again_when_it_takes_it(
     server.config_set("maxmemory", 1)
     try:
         log.append(b"2")
-        await wait_until(lambda: store.writer.down)
+        await wait_until(lambda: store.writer.link.down)
         late = await begin(store, slot_named("b" * 32), b"late")
         log.append(b"3")
     finally:
@@ -407,7 +416,10 @@ async def test_an_overflowing_log_that_holds_nothing_yet_can_be_sealed(
 
 
 async def test_over_a_new_connection_every_log_is_looked_at_before_anything_is_added(
-    open_redis: OpenStore, server: redis.Redis, caplog: pytest.LogCaptureFixture
+    open_redis: OpenStore,
+    server: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store, other = open_redis(), open_redis()
     idle = [await begin(store, slot_named(f"{n:032x}"), b"1") for n in range(4)]
@@ -424,21 +436,20 @@ async def test_over_a_new_connection_every_log_is_looked_at_before_anything_is_a
         log.append(b"2")
         name = KEYS.log(slot.name, log.id)
         await wait_until(lambda name=name: stored(server, name) == (b"12", None))
-    wire = store._write_link.wire
+    wire = store.writer.link.wire
     assert wire is not None
     wire.abort()
     await asyncio.sleep(0)
     for log in logs:  # they are due, but there is nothing to send it over
         log.append(b"3")
     sent: list[bytes] = []
-    connected = await store._write_link.open()
-    call = connected.call
+    call = Wire.call
 
-    def watched(commands: list[bytes], answered: Any) -> None:
+    def watched(self: Wire, commands: list[bytes], answered: Any) -> None:
         sent.extend(commands)
-        call(commands, answered)
+        call(self, commands, answered)
 
-    connected.call = watched  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(Wire, "call", watched)
     for log in followed:
         await holds(log, b"123")
     names = [KEYS.log(slot.name, log.id) for slot, log in zip(slots, logs, strict=True)]

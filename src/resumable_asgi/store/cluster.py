@@ -168,7 +168,7 @@ class Shard(RedisStore):
         replies: list[Reply] = []
         for worker in workers:
             reader = self._of(worker).reader
-            replies += await reader.call(self._commands.lives(worker))
+            replies += await reader.fetch(self._commands.lives(worker))
         if any(map(is_elsewhere, replies)):
             await self._refresh()
         return replies

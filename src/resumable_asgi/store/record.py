@@ -19,6 +19,7 @@ from ..outcome import Outcome
 from . import Slot
 from .commands import Commands
 from .resp import Reply, ReplyError
+from .wire import RedisRefusedError
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +27,6 @@ _LONGEST_ENTRY = 16 * 1024
 _MOST_ENTRIES = 8
 """On one trip, for one log."""
 _FIRST_CLAIM, _CLAIM, _APPEND, _SEAL, _CLEAR, _BURIAL = 1, 2, 4, 8, 16, 32
-
-
-class RedisRefusedError(Exception):
-    """Redis answers, but does not take what it is given: out of memory, read-only, loading."""
 
 
 class Keeper(Protocol):

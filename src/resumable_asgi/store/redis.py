@@ -44,8 +44,7 @@ class RedisStore:
         self._commands = commands = Commands(settings.prefix, sharded=sharded)
         patience = max(settings.lease / 3, settings.redis_timeout)
         self.reader = Link(connect, patience=patience)
-        self._write_link = Link(connect, patience=patience)
-        self.writer = Writer(settings, self._write_link, commands, self._worker, self._record_moved)
+        self.writer = Writer(settings, connect, patience, commands, self._worker, self._record_moved)
         self.tailer = Tailer(settings, connect, patience, self.reader, commands, self)
 
     def worker(self, slot: Slot) -> str:
@@ -71,7 +70,7 @@ class RedisStore:
         keys = self._commands.log_keys(slot.name, log.id)
         clear = self._commands.clear(keys, slot.route.replay_finished)
         try:
-            await self._ask(self._write_link, clear)
+            await self._ask(self.reader, clear)
         except StoreUnavailableError:
             logger.info("stream %s was delivered, but Redis could not be told: it may be replayed", log.id)
 
@@ -147,7 +146,7 @@ class RedisStore:
     # -- what a Cluster answers otherwise
 
     async def lives(self, workers: list[str]) -> list[Reply]:
-        return await self.reader.call(*map(self._commands.lives, workers))
+        return await self.reader.fetch(*map(self._commands.lives, workers))
 
     async def tell(self, worker: str, stream_id: bytes) -> None:
         await self._ask(self.reader, self._commands.post(worker, stream_id))
@@ -164,7 +163,7 @@ class RedisStore:
         """Connect now, so that the first stream need not wait for it."""
         try:
             async with asyncio.timeout(self._timeout):
-                await asyncio.gather(self._write_link.open(), self.reader.open())
+                await asyncio.gather(self.writer.link.open(), self.reader.open())
         except (WireLostError, TimeoutError) as error:
             logger.warning("Redis cannot be reached yet; streams go on unrecorded until it is: %s", error)
 
@@ -177,13 +176,12 @@ class RedisStore:
 
     def disconnect(self) -> None:
         """Have all connections opened anew."""
-        for link in (self._write_link, self.reader, self.tailer.subscription):
-            if link.wire is not None:
-                link.wire.abort()
+        for link in (self.writer.link, self.reader, self.tailer.subscription):
+            link.reopen()
 
     async def close_work(self) -> None:
         """All but what reads."""
-        await self.writer.aclose()
+        self.writer.close()
         await self.tailer.aclose()
 
     async def _ask(self, link: Link, command: bytes) -> Reply:

@@ -18,7 +18,7 @@ from ..settings import Settings
 from .commands import Commands
 from .resp import Reply, ReplyError, pack
 from .tail import Tail
-from .wire import Connect, Link, WireLostError
+from .wire import Connect, Link, Wire, WireLostError
 
 logger = logging.getLogger(__name__)
 
@@ -72,14 +72,19 @@ class Tailer:
         self._shard = shard
         self._settings = settings
         self._max_bytes = max(route.max_bytes for route in settings.routes)
-        self.subscription = Link(connect, patience=patience, pushed=self._pushed)
+        self._tails: dict[bytes, Tail] = {}
+        self.subscription = Link(
+            connect,
+            patience=patience,
+            pushed=self._pushed,
+            needed=lambda: bool(self._tails),
+            opened=self._subscribe_to_all,
+        )
         self._reader = reader
         self._commands = commands
-        self._tails: dict[bytes, Tail] = {}
         self._missing: dict[str, float] = {}
         """Since when the lease of a worker has been gone."""
         self._task: asyncio.Task[None] | None = None
-        self._resubscribing: asyncio.Task[None] | None = None
 
     def follow(self, slot: str, stream_id: str, head: Head, past: Past, *, sealed: bool) -> Log:
         """The log of another process, filled as long as it has readers."""
@@ -110,7 +115,7 @@ class Tailer:
         return log
 
     async def aclose(self) -> None:
-        tasks = [self._task, self._resubscribing, *(tail.reading for tail in self._tails.values())]
+        tasks = [self._task, *(tail.reading for tail in self._tails.values())]
         running = [task for task in tasks if task is not None and not task.done()]
         for task in running:
             task.cancel()
@@ -142,21 +147,14 @@ class Tailer:
             return  # let go of since
         if wire is not None:
             wire.send(self._commands.subscribe(tail.keys.log))
-        elif self._resubscribing is None or self._resubscribing.done():
-            self._resubscribing = asyncio.create_task(self._connect())
+        else:
+            self.subscription.need()
 
-    async def _connect(self) -> None:
-        """Subscribe to all that is followed, and again whenever the connection was lost."""
-        while self._tails:
-            try:
-                wire = await self.subscription.open()
-            except WireLostError:
-                await asyncio.sleep(_PERIOD)
-                continue
-            live = [tail.keys.log for tail in self._tails.values() if tail.log.outcome is None]
-            if live:
-                wire.send(self._commands.subscribe(*live))
-            await asyncio.wait([wire.lost])  # not awaited itself: cancelling us would cancel it
+    def _subscribe_to_all(self, wire: Wire) -> None:
+        """What is followed over a new connection."""
+        live = [tail.keys.log for tail in self._tails.values() if tail.log.outcome is None]
+        if live:
+            wire.send(self._commands.subscribe(*live))
 
     def hand_over(self, tail: Tail, other: Tailer) -> None:
         """Have the tailer of another node see to a tail."""
@@ -185,7 +183,7 @@ class Tailer:
             wire = self.subscription.wire
             if wire is not None:
                 if wire.silence > max(self._settings.lease / 3, 4 * _PERIOD):
-                    wire.abort()
+                    self.subscription.reopen()
                 else:
                     wire.send(_PING)
             live = [tail for tail in self._tails.values() if tail.log.outcome is None]
@@ -218,7 +216,7 @@ class Tailer:
             return
         async with asyncio.timeout(self._settings.lease):
             leases = await self._shard.lives(workers)
-            there = await self._reader.call(*[self._commands.exists(tail.keys.log) for tail in silent])
+            there = await self._reader.fetch(*[self._commands.exists(tail.keys.log) for tail in silent])
         for tail in live:
             if tail.reading is None or tail.reading.done():  # else its reading tells
                 tail.unreadable_since = None
@@ -246,7 +244,7 @@ class Tailer:
         """Seal the log of a dead worker, unless somebody was faster; read what there is and the seal."""
         retention = max(route.retention for route in self._settings.routes)
         seal = self._commands.seal(tail.keys, Outcome.LOST, retention=retention)
-        (reply,) = await self._reader.call(seal)
+        (reply,) = await self._reader.fetch(seal)
         if isinstance(reply, ReplyError) or reply[0] == b"gone":
             tail.log.seal(Outcome.LOST, "its worker died")
         else:

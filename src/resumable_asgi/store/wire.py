@@ -10,12 +10,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum, auto
 from functools import partial
 from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from ..states import after
 from .resp import Reply, ReplyError, new_parser
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,10 @@ Connect = Callable[[], Awaitable[AbstractConnection]]
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 """Seconds between attempts to connect."""
+
+
+class RedisRefusedError(Exception):
+    """Redis answers, but does not take what it is given: out of memory, read-only, loading."""
 
 
 class WireLostError(Exception):
@@ -148,53 +154,141 @@ class Wire(asyncio.Protocol):
         self._check = self._loop.call_later(self._patience - self.silence, self._check_patience)
 
 
+class LinkState(Enum):
+    """How a link stands."""
+
+    CLOSED = auto()
+    OPENING = auto()
+    OPEN = auto()
+    WAITING = auto()
+    """After trouble, until the next attempt."""
+
+
+class _Event(Enum):
+    ASKED = auto()
+    OPENED = auto()
+    LOST = auto()
+    """The connection has ended, and nobody needs another one now."""
+    TROUBLE = auto()
+    """The connection could not be opened, was lost while it is needed, or was of no use."""
+    WAITED = auto()
+    CLOSE = auto()
+
+
+_LINK = {
+    (LinkState.CLOSED, _Event.ASKED): LinkState.OPENING,
+    (LinkState.CLOSED, _Event.CLOSE): LinkState.CLOSED,
+    (LinkState.OPENING, _Event.OPENED): LinkState.OPEN,
+    (LinkState.OPENING, _Event.TROUBLE): LinkState.WAITING,
+    (LinkState.OPENING, _Event.CLOSE): LinkState.CLOSED,
+    (LinkState.OPEN, _Event.LOST): LinkState.CLOSED,
+    (LinkState.OPEN, _Event.TROUBLE): LinkState.WAITING,
+    (LinkState.OPEN, _Event.CLOSE): LinkState.CLOSED,
+    (LinkState.WAITING, _Event.WAITED): LinkState.CLOSED,
+    (LinkState.WAITING, _Event.CLOSE): LinkState.CLOSED,
+}
+
+
 class Link:
-    """Keeps one wire: opened when it is needed, and again after a loss, with growing pauses between."""
+    """One connection at a time: opened when somebody asks for it, and by itself again while it is `needed`.
+
+    `opened` is called with every new connection, `failed` after every trouble while one is needed. After
+    trouble there is a pause, which grows until a call is answered. Everything is called in the event loop.
+    """
 
     def __init__(
-        self, connect: Connect, *, patience: float, pushed: Callable[[Reply], None] | None = None
+        self,
+        connect: Connect,
+        *,
+        patience: float,
+        pushed: Callable[[Reply], None] | None = None,
+        needed: Callable[[], bool] = lambda: False,
+        opened: Callable[[Wire], None] | None = None,
+        failed: Callable[[Exception], None] | None = None,
     ) -> None:
         self._connect = connect
         self._patience = patience
         self._pushed = pushed
+        self._needed = needed
+        self._on_opened = opened
+        self._on_failed = failed
+        self._state = LinkState.CLOSED
         self._wire: Wire | None = None
         self._opening: asyncio.Task[Wire] | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._pause = _FIRST_PAUSE
-        self._closed_until = 0.0
+        self._retry: asyncio.TimerHandle | None = None
+        self._failures = 0
+        """Troubles since a call was answered."""
+
+    def __repr__(self) -> str:
+        return f"<Link {self._state.name}, {self._failures} failures>"
 
     @property
     def wire(self) -> Wire | None:
-        """The open wire, if there is one."""
+        """The open connection, if there is one."""
         return self._wire if self._wire is not None and not self._wire.lost.done() else None
 
+    @property
+    def down(self) -> bool:
+        """Whether the last attempt to use it failed."""
+        return self._failures > 0
+
+    def need(self) -> None:
+        """Open it, unless it is open or about to be."""
+        if self._state is LinkState.CLOSED:
+            self._begin()
+
     async def open(self) -> Wire:
-        """The open wire. Raises `WireLostError` if Redis cannot be reached, or could not just now."""
-        wire = self.wire
-        if wire is not None:
+        """The open connection. Raises `WireLostError` if Redis cannot be reached, or could not just now."""
+        if (wire := self.wire) is not None:
             return wire
-        if self._opening is None:
-            if asyncio.get_running_loop().time() < self._closed_until:
-                raise WireLostError("Redis could not be reached just now")
-            self._opening = asyncio.create_task(self._open())
-            self._opening.add_done_callback(self._opened)
+        if self._state is LinkState.OPEN:
+            self._lost()  # its callback is still to come
+        if self._state is LinkState.WAITING:
+            raise WireLostError("Redis could not be reached just now")
+        self.need()
+        assert self._opening is not None
         return await asyncio.shield(self._opening)
 
+    def call(self, commands: list[bytes], handle: Callable[[list[Reply]], None]) -> None:
+        """Send commands, and have the replies handled unless the connection is lost before they come.
+
+        A link that is not open sends nothing. What `handle` raises counts as trouble.
+        """
+        if self._wire is not None:
+            self._wire.call(commands, partial(self._answered, self._wire, handle))
+
     async def ask(self, *commands: bytes) -> list[asyncio.Future[Reply]]:
-        """As `Wire.ask`, on an open wire. Raises `WireLostError`."""
+        """As `Wire.ask`, on an open connection. Raises `WireLostError`."""
         wire = self.wire or await self.open()
         return wire.ask(commands)
 
-    async def call(self, *commands: bytes) -> list[Reply]:
+    async def fetch(self, *commands: bytes) -> list[Reply]:
         """The replies themselves."""
         return [await reply for reply in await self.ask(*commands)]
 
+    def reopen(self) -> None:
+        """Give the open connection up, since a new one may lead elsewhere."""
+        if self._wire is not None:
+            self._wire.abort()
+
     def close(self) -> None:
+        """Open nothing any more by itself; whoever asks opens it anew."""
+        self._move(_Event.CLOSE)
+        if self._retry is not None:
+            self._retry.cancel()
         if self._opening is not None:
             self._opening.cancel()
             self._opening = None
-        if self._wire is not None:
-            self._wire.abort()
+        self._drop()
+
+    def _move(self, event: _Event) -> None:
+        self._state = after(_LINK, self._state, event)
+
+    def _begin(self) -> None:
+        self._move(_Event.ASKED)
+        self._opening = asyncio.create_task(self._open())
+        self._opening.add_done_callback(self._opened)
 
     async def _open(self) -> Wire:
         try:
@@ -203,12 +297,9 @@ class Link:
         except (RedisError, OSError) as error:  # a time-out is an OSError
             raise WireLostError(f"Redis cannot be reached: {error}") from error
         wire = Wire(connection, self._patience, self._pushed)
-        if (
-            self._opening is not asyncio.current_task()
-        ):  # closed meanwhile; asyncio.wait_for swallows a cancel
+        if self._opening is not asyncio.current_task():  # closed; asyncio.wait_for swallows a cancellation
             wire.abort()
             raise WireLostError("closed")
-        self._wire = wire
         # The event loop cancels this task when it ends: the connection is then closed, if nobody did before.
         # In a callback, since a task that is cancelled before its first step runs nothing of its own.
         self._keeper = asyncio.create_task(_wait_for(wire.lost))
@@ -216,15 +307,67 @@ class Link:
         return wire
 
     def _opened(self, task: asyncio.Task[Wire]) -> None:
-        failed = not task.cancelled() and task.exception() is not None
+        error = None if task.cancelled() else task.exception()
         if self._opening is not task:  # closed meanwhile
             return
         self._opening = None
-        if not failed:
-            self._pause = _FIRST_PAUSE
+        if task.cancelled() or error is not None:
+            self._trouble(error if isinstance(error, Exception) else WireLostError("cancelled"))
+            return
+        self._wire = wire = task.result()
+        self._move(_Event.OPENED)
+        wire.lost.add_done_callback(lambda _: self._wire is wire and self._lost())
+        if not self._needed():
+            self._failures = 0
+        if self._on_opened is not None:
+            self._on_opened(wire)
+
+    def _answered(
+        self, wire: Wire, handle: Callable[[list[Reply]], None], replies: list[Reply] | None
+    ) -> None:
+        if replies is None or self._wire is not wire:
+            return  # it was lost, which is told otherwise
+        try:
+            handle(replies)
+        except RedisRefusedError as error:
+            self._trouble(error)
+        except Exception as error:  # writing must go on, whatever Redis answers
+            logger.exception("an answer of Redis could not be understood")
+            self._trouble(error)
         else:
-            self._closed_until = asyncio.get_running_loop().time() + self._pause
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            if self._failures:
+                logger.info("Redis is back; live streams are recorded again")
+                self._failures = 0
+
+    def _lost(self) -> None:
+        if self._needed():
+            self._trouble(WireLostError("the connection to Redis was lost"))
+        else:
+            self._drop()
+            self._move(_Event.LOST)
+
+    def _trouble(self, error: Exception) -> None:
+        """The connection is of no use any more: try another one, later."""
+        self._drop()  # it may be one to a primary that has become a replica
+        self._move(_Event.TROUBLE)
+        first = not self._failures
+        self._failures += 1
+        pause = min(_FIRST_PAUSE * 2 ** (self._failures - 1), _LONGEST_PAUSE)
+        self._retry = asyncio.get_running_loop().call_later(pause, self._waited)
+        if self._needed() and self._on_failed is not None:
+            if first:
+                logger.warning("streams go on unrecorded until Redis is back: %s", error)
+            self._on_failed(error)
+
+    def _waited(self) -> None:
+        self._move(_Event.WAITED)
+        if self._needed():
+            self._begin()
+
+    def _drop(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.abort()
 
 
 def _hand_over(future: asyncio.Future[Reply], replies: list[Reply] | None) -> None:

@@ -15,10 +15,9 @@ from ..outcome import Outcome
 from ..settings import Settings
 from . import Slot
 from .commands import Commands
-from .line import Line
 from .record import Record, refused, resolve
 from .resp import Reply
-from .wire import Link
+from .wire import Connect, Link, Wire
 
 _LINGER = 0.1
 """Seconds that appends are gathered while nobody follows from elsewhere. Fewer, longer entries also make
@@ -40,7 +39,8 @@ class Writer:
     def __init__(
         self,
         settings: Settings,
-        link: Link,
+        connect: Connect,
+        patience: float,
         commands: Commands,
         worker: str,
         moved: Callable[[Record], bool],
@@ -49,7 +49,9 @@ class Writer:
         self.records: dict[str, Record] = {}
         self._loop = asyncio.get_running_loop()
         self._settings = settings
-        self._line = Line(link, opened=self._opened, failed=self._failed, needed=self._needed)
+        self.link = Link(
+            connect, patience=patience, needed=self._needed, opened=self._opened, failed=self._failed
+        )
         self._commands = commands
         self._lease = commands.renew(worker, settings.lease)
         self._leased = False
@@ -65,11 +67,6 @@ class Writer:
         self._under_way = 0
         """Trips of which the answers have not come."""
 
-    @property
-    def down(self) -> bool:
-        """Whether Redis could not be written to at the last attempt."""
-        return self._line.down
-
     # -- what the store asks for
 
     def claim(self, slot: Slot, log: Log) -> None:
@@ -79,16 +76,16 @@ class Writer:
         log.readers.add(record)
         if self._tick is None:
             self._on_tick()
-        if not self._line.open:
-            self._line.need()
+        if self.link.wire is None:
+            self.link.need()
             return
         commands: list[bytes] = []  # by itself and at once, since its client waits for it
         record.claim(commands)
-        self._line.call(commands, partial(self._claimed, record))
+        self.link.call(commands, partial(self._claimed, record))
 
     async def claimed(self, log: Log) -> None:
         record = self.records.get(log.id)
-        if record is None or self._line.down or record.claimed.done():
+        if record is None or self.link.down or record.claimed.done():
             return
         timer = self._loop.call_later(self._settings.redis_timeout, resolve, record.claimed)
         try:
@@ -109,7 +106,7 @@ class Writer:
         record.seal = (outcome, detail)
         record.delivered = delivered
         record.ended_at = self._loop.time()
-        if self._line.down or record.abandoned:
+        if self.link.down or record.abandoned:
             log.seal(outcome, detail)
         else:
             record.timer = self._loop.call_later(self._settings.redis_timeout, log.seal, outcome, detail)
@@ -121,7 +118,7 @@ class Writer:
             record.overflowing = True
             record.clear_after = 0
             self._newest_no_more(record)
-            if self._line.down:
+            if self.link.down:
                 record.abandon()
             self.consider(record)
             self._watch_progress(record, -1)
@@ -165,12 +162,12 @@ class Writer:
         if ending:
             await asyncio.wait(ending, timeout=timeout)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         for timer in (self._tick, self._turn):
             if timer is not None:
                 timer.cancel()
         self._tick = self._turn = None
-        await self._line.aclose()
+        self.link.close()
 
     # -- when to write
 
@@ -202,11 +199,11 @@ class Writer:
             return
         self._tick = self._loop.call_later(self._period, self._on_tick)
         beat, self._beat_next = self._beat_next, not self._beat_next
-        if not self._line.open:
+        if self.link.wire is None:
             return
         if beat:
             self._renew(self._loop.time())
-            self._line.call([self._lease], self._beaten)
+            self.link.call([self._lease], self._beaten)
         for record in self.records.values():
             if record.log.end > record.offset and not record.queued and not record.under_way:
                 record.queued = True
@@ -225,7 +222,7 @@ class Writer:
 
     def _travel(self) -> None:
         """What the records that are due need, in one trip."""
-        if not self._line.open:
+        if self.link.wire is None:
             return
         commands: list[bytes] = []
         trip: list[Record] = []
@@ -241,7 +238,7 @@ class Writer:
         del self._due[:taken]
         if commands:
             self._under_way += 1
-            self._line.call(commands, partial(self._returned, trip))
+            self.link.call(commands, partial(self._returned, trip))
 
     def _returned(self, trip: list[Record], replies: list[Reply]) -> None:
         self._under_way -= 1
@@ -306,18 +303,19 @@ class Writer:
             self._newest[record.slot.name] = record
         if self._tick is None:
             self._on_tick()
-        self._line.need()
+        self.link.need()
         self.consider(record)
 
     def _newest_no_more(self, record: Record) -> None:
         if self._newest.get(record.slot.name) is record:
             del self._newest[record.slot.name]
 
-    # -- the line
+    # -- the connection
 
-    def _opened(self) -> None:
+    def _opened(self, wire: Wire) -> None:
         self._under_way = 0
-        self._line.call([self._lease], self._beaten)
+        if self._needed():
+            self.link.call([self._lease], self._beaten)
         # It may lead to another Redis than the last one. All are doubted first: considering may send at once.
         here = [record for record in list(self.records.values()) if not self._moved(record)]
         for record in here:
@@ -326,7 +324,7 @@ class Writer:
             self.consider(record)
         self._schedule()
 
-    def _failed(self) -> None:
+    def _failed(self, error: Exception) -> None:
         self._leased = False
         for record in list(self.records.values()):
             resolve(record.claimed)
