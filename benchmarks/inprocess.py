@@ -130,7 +130,8 @@ def pass_through(rounds: int) -> tuple[float, dict[str, float]]:
         gc.collect()
         gc.disable()
         try:
-            costs, ratios = [], {}
+            costs: list[float] = []
+            ratios: dict[str, float] = {}
             for name, app in others.items():
                 found: list[float] = []
                 for number in range(rounds):

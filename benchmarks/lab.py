@@ -6,7 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ class Lab:
             yield variant
 
     @contextlib.contextmanager
-    def noting(self, variant: Variant) -> Iterator[None]:
+    def noting(self, variant: Variant) -> Generator[None]:
         """A variant that cannot run or that fails leaves a note and no figures."""
         self._noting = variant.label
         try:

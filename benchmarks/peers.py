@@ -7,6 +7,7 @@ import subprocess
 import sys
 import venv
 from importlib.metadata import version
+from pathlib import Path
 
 from .process import ROOT
 
@@ -51,7 +52,7 @@ def node() -> str:
     return found
 
 
-def _run(command: list[str], cwd: object = None) -> None:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)  # type: ignore[call-overload]
+def _run(command: list[str], cwd: Path | None = None) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     if done.returncode:
         raise UnavailableError(f"{' '.join(command[:4])} …: {done.stderr.strip()[-500:]}")

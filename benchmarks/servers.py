@@ -6,7 +6,7 @@ import contextlib
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 from testkit.process import free_port
@@ -56,7 +56,7 @@ def _command(variant: Variant, port: int, workers: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def serve(variant: Variant, redis_url: str, *, workers: int = 1) -> Iterator[Server]:
+def serve(variant: Variant, redis_url: str, *, workers: int = 1) -> Generator[Server]:
     """A server that answers. Raises `UnavailableError` for a peer that cannot run here."""
     port = free_port()
     environment = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import redis
 from testkit import valkey
@@ -35,7 +35,7 @@ def binary() -> str:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Valkey]:
+def running() -> Generator[Valkey]:
     server = Valkey()
     try:
         yield server

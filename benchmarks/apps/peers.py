@@ -1,5 +1,9 @@
 """The peers from PyPI, each as its documentation has it. Run in an environment of their own."""
 
+# The packages are not installed where the type checker runs.
+# pyright: reportMissingImports=false, reportUnknownVariableType=false
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator

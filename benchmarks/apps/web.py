@@ -44,7 +44,8 @@ def tee(url: str) -> Starlette:
     """What one writes first: every chunk is added to a Redis stream before it is sent."""
     from redis.asyncio import Redis
 
-    redis = Redis.from_url(url, max_connections=100_000)  # with its default of 100 it fails at 200 streams
+    # With redis-py's default of 100 connections it fails at 200 streams.
+    redis = Redis.from_url(url, max_connections=100_000)  # pyright: ignore[reportUnknownMemberType]
 
     async def chat(request: Request) -> Response:
         key = f"tee:{request.path_params['id']}"

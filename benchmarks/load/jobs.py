@@ -208,10 +208,10 @@ async def replay(job: Job) -> Answer:
 
 def _stored(port: int) -> tuple[float, float]:
     """Entries of all of our logs in Redis, and the bytes of memory that they take."""
-    client = redis.Redis(port=port)
-    keys = list(client.scan_iter("*:log:*", count=1000))
-    entries = sum(int(client.xlen(key)) for key in keys)  # type: ignore[arg-type]
-    return entries, sum(int(client.memory_usage(key, samples=0) or 0) for key in keys)  # type: ignore[arg-type]
+    client: Any = redis.Redis(port=port)  # redis-py types its answers as both sync and async
+    keys: list[bytes] = list(client.scan_iter("*:log:*", count=1000))
+    entries = sum(int(client.xlen(key)) for key in keys)
+    return entries, sum(int(client.memory_usage(key, samples=0) or 0) for key in keys)
 
 
 async def requests(job: Job) -> Answer:
