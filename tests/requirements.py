@@ -45,6 +45,14 @@ def need_valkey() -> str:
     return path
 
 
+def need_curl() -> str:
+    """The path of curl, with which the documentation's examples run."""
+    path = shutil.which("curl")
+    if path is None:
+        _missing("curl is needed and is not on PATH")
+    return path
+
+
 def find_chromium() -> str | None:
     """As `need_chromium`, or None."""
     if named := os.environ.get("CHROMIUM"):

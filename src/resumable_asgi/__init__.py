@@ -5,7 +5,10 @@ app.add_middleware(ResumableStreamMiddleware)
 
 from __future__ import annotations
 
+from .errors import ConfigurationError
 from .middleware import ResumableStreamMiddleware
 from .settings import ResumableRoute, Settings
 
-__all__ = ["ResumableRoute", "ResumableStreamMiddleware", "Settings"]
+__version__ = "0.1.0"
+
+__all__ = ["ConfigurationError", "ResumableRoute", "ResumableStreamMiddleware", "Settings", "__version__"]

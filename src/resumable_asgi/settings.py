@@ -40,30 +40,38 @@ class ResumableRoute:
     """
 
     path: str = field(default="/api/chat", kw_only=False)
-    """Starlette path template of the route that starts streams."""
+    """The Starlette path template of the route that starts streams."""
     methods: Collection[str] = frozenset({"POST"})
+    """The HTTP methods that start a stream."""
     key: str | Reader = "json:id"
-    """Where the stream's key stands: `json:<dotted.path>`, `path:<param>`, `query:<name>`, `header:<name>` or
-    a callable, sync or async. A request without a key passes through unrecorded."""
+    """Where a start request has the stream's key: `json:<dotted.path>` of its body, `path:<param>`,
+    `query:<name>`, `header:<name>`, or a sync or async function `(Request) -> str | None`. A request
+    without a key passes through unrecorded."""
     resume: str = DEFAULT
-    """GET template. Default: `<path>/{key}/stream`, for a `path:` key `<path>/stream`."""
+    """The path template of the resume route (`GET`). The default is `<path>/{key}/stream`; for a `path:`
+    key, whose parameter stands in `path` already, it is `<path>/stream`."""
     stop: str | None = DEFAULT
-    """POST template. Default: like `resume`, with `stop` at its end. None turns stopping off."""
+    """The path template of the stop route (`POST`). The default is `<path>/{key}/stop`; for a `path:` key
+    it is `<path>/stop`. `DELETE` on the resume route stops a stream, too. `None` turns both off."""
     owner: str | Reader = "auto"
-    """Who a stream belongs to: `auto`, `user`, `public`, `session:<key>`, `header:<name>`, `cookie:<name>`,
-    `state:<attr>` or a callable, sync or async."""
+    """Who a stream belongs to: `auto`, `user`, `session:<key>`, `header:<name>`, `cookie:<name>`,
+    `state:<attr>`, `public`, or a sync or async function `(Request) -> str | None`. A request without an
+    owner passes through unrecorded."""
     on_conflict: OnConflict = "replace"
-    """What a second start with the same key does while one runs."""
+    """What a second start with the same key does while the first one runs. `replace`, the only value so
+    far: the new stream becomes the resumable one, and the old one continues for its own client."""
     retention: float = 3600.0
-    """Seconds that a sealed log is kept; at least 1."""
+    """How many seconds a stream is kept after its end. At least 1."""
     replay_finished: float = 0.0
-    """Seconds during which a finished, already delivered stream is replayed too; at most `retention`."""
+    """For how many seconds a finished stream is replayed even if a client received its end; at most
+    `retention`."""
     event_ids: bool = False
-    """Write an SSE `id:` into every event."""
+    """Whether to write an SSE `id:` into every event. Not available yet: it must be `False`."""
     keepalive: float | None = 15.0
-    """Seconds of silence after which a follower is sent an SSE comment; None: never."""
+    """After how many seconds of silence a client is sent an SSE comment. `None`: never."""
     max_bytes: int = 8 * 1024 * 1024
-    """Bytes per log; beyond it the response goes on but is no longer resumable."""
+    """How many bytes of a stream are kept. A longer stream continues for the clients that follow it, but
+    can no longer be resumed."""
     shared_params: tuple[str, ...] = field(init=False, repr=False, compare=False)
     """The path parameters, other than the key, that a start, a resume and a stop all carry; sorted."""
 
@@ -134,23 +142,25 @@ class Settings:
     """
 
     redis_url: str | None = field(default=None, repr=False)
-    """`redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service/db`,
-    `redis+cluster://host:port,host:port`, `memory://` (this process only) or None (every request passes
-    through untouched)."""
+    """Where streams are kept: `redis://`, `rediss://`, `unix://`,
+    `redis+sentinel://host:port,host:port/service/db`, `redis+cluster://host:port,host:port`, or `memory://`
+    for this process only. `None`: every request passes through untouched."""
     routes: Sequence[ResumableRoute] = field(default_factory=lambda: (ResumableRoute(),))
-    """The first match wins."""
+    """The routes whose streams can be resumed. The first route that matches a request is used."""
     prefix: str = "resumable"
-    """Of every key in Redis."""
+    """What the name of every key in Redis begins with."""
     lease: float = 10.0
-    """Seconds of silence after which a worker counts as dead; at least 0.5."""
+    """After how many seconds of silence a worker counts as dead. At least 0.5."""
     drain_timeout: float = 10.0
-    """Seconds that running runs may take to finish at shutdown."""
+    """How many seconds running streams may continue at shutdown."""
     redis_timeout: float = 0.5
-    """Seconds that Redis may delay a response's start at most."""
+    """How many seconds Redis may delay the start of a response, at most."""
     unavailable_status: int = 503
-    """What a resume answers when Redis cannot be asked: 204 or a 5xx."""
+    """The status of a resume that cannot reach Redis: a 5xx, or 204 for clients that show every error to
+    their users, as the AI SDK does. With 204 they miss a running stream without notice."""
     max_body_bytes: int = 4 * 1024 * 1024
-    """Bytes of a request body that are read at most to find a `json:` key."""
+    """How many bytes of a request body are read, at most, to find a `json:` key. A start with a larger body
+    passes through unrecorded."""
 
     def __post_init__(self) -> None:
         checks.redis_url(self.redis_url)

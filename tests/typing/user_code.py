@@ -1,4 +1,4 @@
-"""What a user writes; pyright checks it in strict mode, and nobody runs it."""
+"""What a user writes: pyright and mypy check it in strict mode, and nobody runs it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.requests import Request
 
-from resumable_asgi import ResumableRoute, ResumableStreamMiddleware, Settings
+from resumable_asgi import (
+    ConfigurationError,
+    ResumableRoute,
+    ResumableStreamMiddleware,
+    Settings,
+    __version__,
+)
 
 
 def one_line(app: Starlette) -> None:
@@ -52,3 +58,10 @@ def with_lambdas() -> ResumableRoute:
 
 def reading(settings: Settings, route: ResumableRoute) -> tuple[ResumableRoute, str, str | None, float]:
     return settings.routes[0], route.resume, route.stop, route.retention
+
+
+def remedy(plain: dict[str, object]) -> str:
+    try:
+        return repr(Settings.from_mapping(plain))
+    except ConfigurationError as error:
+        return f"{error} (version {__version__})"
