@@ -14,7 +14,7 @@ WORDS_PER_SECOND = float(os.environ.get("CHAT_WORDS_PER_SECOND", "27"))
 
 
 class AnswerError(Exception):
-    """The answer could not be had or finished; the message is for the reader of the chat."""
+    """There is no answer, or no complete one; the message is for the reader of the chat."""
 
 
 def answered_by() -> str:
@@ -30,16 +30,16 @@ async def _tell_story(conversation: list[tuple[str, str]]) -> AsyncIterator[str]
     prompt = next((text for role, text in reversed(conversation) if role == "user"), "")
     for word in re.findall(r"\S+\s*", storyteller.tell(prompt)):
         yield word
-        # A breath after each sentence reads better than a metronome.
+        # A pause after each sentence reads better than an even pace.
         await asyncio.sleep((3 if word.rstrip().endswith((".", "?", "!")) else 0.8) / WORDS_PER_SECOND)
 
 
 async def _ask_model(conversation: list[tuple[str, str]]) -> AsyncIterator[str]:
-    from openai import AsyncOpenAI, OpenAIError  # only those who configure a model pay for the import
+    from openai import AsyncOpenAI, OpenAIError  # imported only if a model is configured
 
     messages: Any = [{"role": role, "content": text} for role, text in conversation]
     try:
-        # Local servers that speak this protocol want no key, but the client insists on one.
+        # Local servers that speak this protocol need no key, but the client requires one.
         async with AsyncOpenAI(api_key=os.environ.get("OPENAI_API_KEY", "none")) as client:
             stream = await client.chat.completions.create(model=_model(), messages=messages, stream=True)
             async for chunk in stream:

@@ -1,7 +1,7 @@
 """A chat whose answers survive a reload, a lost network and a closed tab.
 
-Resumability is one line, `app.add_middleware(ResumableStreamMiddleware)`; the rest is the streaming chat one
-would have written anyway, and knows nothing about it. Run it with `./scripts/demo`.
+One line, `app.add_middleware(ResumableStreamMiddleware)`, makes the answers resumable. The rest is an
+ordinary streaming chat that knows nothing about it. Run it with `./scripts/demo`.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 //
 // The server keeps an answer only until some client has received its end, so a finished answer is stored here.
 //
-// A chat is { messages, running }: `running` is the stream that a tab has seen the head of and not yet the end.
+// A chat is { messages, running }: `running` is a stream of which a tab has seen the headers, but not yet the end.
 // A message is { id, role, text, state, note }. An answer's state is one of
-//   streaming  a draft: this much had been seen when it was stored
+//   streaming  a draft: the text that had arrived when it was stored
 //   done       complete
 //   stopped    somebody pressed Stop
-//   failed     the server said so; `note` tells what
-//   cut        its end cannot be had any more
+//   failed     the server reported an error; `note` is its text
+//   cut        its end is no longer available
 
 const PREFIX = "resumable-chat:";
 const unstored = new Map(); // where localStorage is forbidden or full, one tab still works
@@ -52,7 +52,7 @@ export function put(chat, message) {
   chat.messages.push(message);
 }
 
-// Whether the last message still waits for its answer, or for the rest of it.
+// Whether the last message has no answer yet, or no complete one.
 export function unanswered(chat) {
   const last = chat.messages.at(-1);
   return last !== undefined && (last.role === "user" || last.state === "streaming");
