@@ -136,7 +136,8 @@ class Settings:
     redis_url: str | None = field(default=None, repr=False)
     """`redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,host:port/service/db`,
     `redis+cluster://host:port,host:port`, `memory://` (this process only) or None (every request passes
-    through untouched)."""
+    through untouched). `user:password@` before the hosts are the credentials of Redis itself; those of the
+    Sentinels are options: `?sentinel_username=…&sentinel_password=…`. All of them are percent-encoded."""
     routes: Sequence[ResumableRoute] = field(default_factory=lambda: (ResumableRoute(),))
     """The first match wins."""
     prefix: str = "resumable"
