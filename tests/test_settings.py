@@ -156,6 +156,7 @@ def test_what_does_not_work_yet_says_so_and_what_does(changes: dict[str, Any]) -
         "redis+sentinel://one:26379,two:26379/main/0",
         "redis+sentinel://one/main",
         "redis+sentinel://user:secret@[::1]:26379,two/main",
+        "redis+sentinel://user:secret@one/main/0?sentinel_username=asker&sentinel_password=p%40ss&db=1",
         "redis+cluster://one",
         "redis+cluster://one:7000,two:7001/0",
         "REDIS+CLUSTER://user:p%40ss@[::1]:7000,two",

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from starlette.routing import compile_path
 
@@ -195,7 +195,23 @@ def redis_url(value: object) -> None:
     if scheme not in _SCHEMES:
         shown = f"{scheme}://…" if scheme else "<a text without '://'>"
         raise _url_error(shown, f"give a URL with one of the schemes {', '.join(_SCHEMES)}, or None")
+    shown = f"{scheme}://…"
+    if "#" in value or "@" in re.sub("^[^/?]*", "", value[len(f"{scheme}://") :]):
+        raise _url_error(shown, "percent-encode each / ? # @ of the user, the password and the options")
+    if _fails(lambda: urlsplit(value)):
+        raise _url_error(shown, "user, password or host is malformed; percent-encode what is special in them")
     _URL_CHECKS[scheme](value)
+    _check_sentinel_options(scheme, parse_qs(urlsplit(value).query, keep_blank_values=True))
+
+
+def _fails(parse: Callable[[], object]) -> bool:
+    """Whether it raises. An error that is raised outside of this does not have the parser's as its context,
+    which may quote the password."""
+    try:
+        parse()
+    except ValueError:
+        return True
+    return False
 
 
 def _url_error(shown: str, remedy: str) -> ConfigurationError:
@@ -204,12 +220,9 @@ def _url_error(shown: str, remedy: str) -> ConfigurationError:
 
 def _check_server(url: str) -> None:
     shown = url.partition("://")[0] + "://…"
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # parsed on access
-    except ValueError:
-        remedy = "host or port is malformed (is an '@' or '/' of the password percent-encoded?)"
-        raise _url_error(shown, f"{remedy}; write redis://[[user]:password@]host[:port][/db]") from None
+    parts = urlsplit(url)
+    if _fails(lambda: parts.port):
+        raise _url_error(shown, "the port is malformed; write redis://[[user]:password@]host[:port][/db]")
     database = parts.path.strip("/")
     if database and not (database.isascii() and database.isdigit()):
         raise _url_error(
@@ -226,7 +239,18 @@ def _check_sentinel(url: str) -> None:
     found = _SENTINEL.fullmatch(url)
     hosts = [_HOST.fullmatch(host) for host in found["hosts"].split(",")] if found else [None]
     if not all(host and 0 < int(host["port"] or 26379) < 65536 for host in hosts):
-        raise _url_error("redis+sentinel://…", "write redis+sentinel://host:port,host:port/service/db")
+        remedy = "write redis+sentinel://[[user]:password@]host:port,host:port/service/db"
+        raise _url_error("redis+sentinel://…", remedy)
+
+
+def _check_sentinel_options(scheme: str, options: dict[str, list[str]]) -> None:
+    """The Sentinels' own credentials: each at most once, and not empty."""
+    given = {name: values for name, values in options.items() if name.startswith("sentinel_")}
+    known = given.keys() <= {"sentinel_username", "sentinel_password"}
+    once = all(len(values) == 1 and values[0] for values in given.values())
+    if given and not (scheme == "redis+sentinel" and known and once):
+        remedy = "write ?sentinel_username=…&sentinel_password=…, percent-encoded, after redis+sentinel://…"
+        raise _url_error(f"{scheme}://…", remedy)
 
 
 def _check_memory(url: str) -> None:

@@ -144,7 +144,9 @@ class Settings:
     redis_url: str | None = field(default=None, repr=False)
     """Where streams are kept: `redis://`, `rediss://`, `unix://`,
     `redis+sentinel://host:port,host:port/service/db`, `redis+cluster://host:port,host:port`, or `memory://`
-    for this process only. `None`: every request passes through untouched."""
+    for this process only. `None`: every request passes through untouched. `user:password@` before the hosts
+    are the credentials of Redis itself. Those of the Sentinels are options:
+    `?sentinel_username=…&sentinel_password=…`. All of them are percent-encoded."""
     routes: Sequence[ResumableRoute] = field(default_factory=lambda: (ResumableRoute(),))
     """The routes whose streams can be resumed. The first route that matches a request is used."""
     prefix: str = "resumable"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.process import Process, free_port
-from harness.wait import wait_until_sync
+from testkit.process import Process, free_port
+from testkit.wait import wait_until_sync
 from requirements import need_curl
 
 from .pages import ROOT

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,16 +27,34 @@ SLOT = slot_named("c" * 32)
 
 
 @pytest.fixture
-def sentinel(valkey: Valkey, valkey_binary: str, tmp_path: Path) -> Iterator[int]:
-    """The port of a Sentinel that watches the server under the name `primary`."""
-    port = free_port()
-    config = tmp_path / "sentinel.conf"
-    config.write_text(f"port {port}\ndir {tmp_path}\nsentinel monitor primary 127.0.0.1 {valkey.port} 1\n")
-    process = Process([valkey_binary, str(config), "--sentinel"], log=tmp_path / "sentinel.log")
-    try:
-        yield port
-    finally:
+def start_sentinel(valkey_binary: str, tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Start a Sentinel that watches a server under the name `primary`, and return its port."""
+    processes: list[Process] = []
+
+    def start(server: Valkey, *lines: str) -> int:
+        port = free_port()
+        config = tmp_path / f"sentinel-{port}.conf"
+        settings = [f"port {port}", f"dir {tmp_path}", f"sentinel monitor primary 127.0.0.1 {server.port} 1"]
+        config.write_text("\n".join([*settings, *lines, ""]))
+        processes.append(Process([valkey_binary, str(config), "--sentinel"], log=config.with_suffix(".log")))
+        return port
+
+    yield start
+    for process in processes:
         process.kill()
+
+
+async def answers(port: int, **credentials: str) -> None:
+    """Wait until a Sentinel knows its primary."""
+
+    def knows() -> bool:
+        try:
+            with redis.Redis(port=port, socket_timeout=1, **credentials) as client:  # type: ignore[arg-type]
+                return bool(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "primary"))
+        except redis.ConnectionError:
+            return False
+
+    await wait_until(knows)
 
 
 async def check_two_workers(settings: Settings, client: Redis | None = None) -> None:
@@ -56,16 +75,60 @@ async def check_two_workers(settings: Settings, client: Redis | None = None) -> 
         await other.aclose()
 
 
-async def test_sentinel_tells_where_the_primary_is(sentinel: int) -> None:
-    def knows() -> bool:
-        try:
-            with redis.Redis(port=sentinel, socket_timeout=1) as client:
-                return bool(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "primary"))
-        except redis.ConnectionError:
-            return False
+async def test_sentinel_tells_where_the_primary_is(
+    valkey: Valkey, start_sentinel: Callable[..., int]
+) -> None:
+    port = start_sentinel(valkey)
+    await answers(port)
+    url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{port}/primary/0"
+    await check_two_workers(Settings(redis_url=url, redis_timeout=3))
 
-    await wait_until(knows)
-    url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{sentinel}/primary/0"
+
+async def test_sentinel_and_its_primary_have_each_a_password_of_their_own(
+    valkey_binary: str, tmp_path: Path, start_sentinel: Callable[..., int]
+) -> None:
+    primary = Valkey(valkey_binary, tmp_path / "primary", password="of the/primary+")
+    primary.start()
+    try:
+        port = start_sentinel(
+            primary,
+            'sentinel auth-pass primary "of the/primary+"',
+            'requirepass "of the/Sentinel+&%41"',
+            "user asker on >of-its-own allcommands allchannels",
+        )
+        await answers(port, password="of the/Sentinel+&%41")
+        at = f"redis+sentinel://:of%20the%2Fprimary+@127.0.0.1:{free_port()},127.0.0.1:{port}/primary/0"
+        for own in (
+            "sentinel_password=of%20the%2FSentinel%2B%26%2541",
+            "sentinel_username=asker&client_name=somebody&sentinel_password=of-its-own",
+        ):
+            await check_two_workers(Settings(redis_url=f"{at}?{own}", redis_timeout=3))
+    finally:
+        primary.stop()
+
+
+@pytest.mark.parametrize(
+    "own", ["", "?sentinel_password=wr0ng", "?sentinel_username=x&sentinel_password=wr0ng"]
+)
+async def test_a_sentinel_that_refuses_its_password_says_so_and_the_password_is_not_told(
+    own: str, valkey: Valkey, start_sentinel: Callable[..., int]
+) -> None:
+    port = start_sentinel(valkey, "requirepass of-the-sentinel")
+    await answers(port, password="of-the-sentinel")
+    settings = Settings(redis_url=f"redis+sentinel://127.0.0.1:{port}/primary{own}")
+    with pytest.raises(ConnectionError, match="no Sentinel names the primary") as caught:
+        await connection_factory(settings, None)()
+    assert "invalid username-password pair" in str(caught.value) or "uthentication" in str(caught.value)
+    assert "wr0ng" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_one_sentinel_that_refuses_does_not_keep_others_from_being_asked(
+    valkey: Valkey, start_sentinel: Callable[..., int]
+) -> None:
+    refusing = start_sentinel(valkey, "user default on nopass -@all +ping")
+    port = start_sentinel(valkey)
+    await answers(port)
+    url = f"redis+sentinel://127.0.0.1:{refusing},127.0.0.1:{port}/primary"
     await check_two_workers(Settings(redis_url=url, redis_timeout=3))
 
 

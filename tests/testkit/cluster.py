@@ -18,11 +18,14 @@ _SLOTS = 16384
 class Cluster:
     """`nodes` are the primaries, each with a share of the hash slots, then replicas of the first ones."""
 
-    def __init__(self, binary: str, directory: Path, *, primaries: int = 3, replicas: int = 0) -> None:
+    def __init__(
+        self, binary: str, directory: Path, *, primaries: int = 3, replicas: int = 0, node_timeout: int = 1000
+    ) -> None:
+        """`node_timeout`, in milliseconds: a node that is silent for longer counts as down."""
         self._bus_ports = [free_port() for _ in range(primaries + replicas)]
         self._primaries = primaries
         self.nodes = [
-            Valkey(binary, directory / f"node-{number}", arguments=_arguments(bus_port))
+            Valkey(binary, directory / f"node-{number}", arguments=_arguments(bus_port, node_timeout))
             for number, bus_port in enumerate(self._bus_ports)
         ]
 
@@ -56,7 +59,7 @@ class Cluster:
 
     def primary_of(self, key: str | bytes) -> Valkey:
         """The node that serves a key."""
-        slot = key_slot(key if isinstance(key, bytes) else key.encode())
+        slot = _hash_slot(key)
         for first, last, (_, port, *_), *_ in ask(self.nodes[0], "SLOTS"):
             if first <= slot <= last:
                 return next(node for node in self.nodes if node.port == port)
@@ -64,15 +67,24 @@ class Cluster:
 
     def move(self, key: str | bytes, to: Valkey) -> None:
         """Move the hash slot of a key, and all keys in it, to another primary."""
-        slot, source = key_slot(key if isinstance(key, bytes) else key.encode()), self.primary_of(key)
+        source = self.primary_of(key)
+        self.carry_keys(key, to)
+        for node in (to, source):
+            self.set_primary(key, to, at=node)
+
+    def carry_keys(self, key: str | bytes, to: Valkey) -> None:
+        """The first part of a move: from now on the old primary answers ASK."""
+        slot, source = _hash_slot(key), self.primary_of(key)
         ask(to, "SETSLOT", slot, "IMPORTING", ask(source, "MYID"))
         ask(source, "SETSLOT", slot, "MIGRATING", ask(to, "MYID"))
         keys = ask(source, "GETKEYSINSLOT", slot, 1000)
         if keys:
             with source.client() as client:
                 client.execute_command("MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *keys)
-        for node in (to, source):
-            ask(node, "SETSLOT", slot, "NODE", ask(to, "MYID"))
+
+    def set_primary(self, key: str | bytes, to: Valkey, *, at: Valkey) -> None:
+        """The second part: tell the node `at` who serves the hash slot; it tells the others."""
+        ask(at, "SETSLOT", _hash_slot(key), "NODE", ask(to, "MYID"))
 
     def _whole(self) -> bool:
         return all(
@@ -92,8 +104,17 @@ def ask(node: Valkey, *command: Any) -> Any:
         return client.execute_command(f"CLUSTER {command[0]}", *command[1:])
 
 
-def _arguments(bus_port: int) -> list[str]:
-    options = {"enabled": "yes", "config-file": "nodes.conf", "node-timeout": "1000", "port": str(bus_port)}
+def _hash_slot(key: str | bytes) -> int:
+    return key_slot(key if isinstance(key, bytes) else key.encode())
+
+
+def _arguments(bus_port: int, node_timeout: int) -> list[str]:
+    options = {
+        "enabled": "yes",
+        "config-file": "nodes.conf",
+        "node-timeout": str(node_timeout),
+        "port": str(bus_port),
+    }
     arguments = [word for name, value in options.items() for word in (f"--cluster-{name}", value)]
     return [*arguments, "--repl-diskless-sync-delay", "0"]
 

@@ -2,6 +2,9 @@
 
 Each has a worker id of its own, chosen such that its lease is on the same primary as its logs. When hash
 slots move, live logs and followers move along. Needs sharded publications: Redis 7 or Valkey.
+
+A followed log is with the shard that the topology names for its key, always: it is looked for there only, and
+it moves in the call that tells of a new topology. So all readers of a log in this process read the same one.
 """
 
 from __future__ import annotations
@@ -24,12 +27,15 @@ from .commands import Commands
 from .record import Record
 from .redis import ElsewhereError, RedisStore
 from .resp import Reply, is_elsewhere
-from .tail import Tail
+from .tailer import Tailer
 from .topology import Address, Topology
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+_AGAIN = 0.03
+"""Seconds until a question is asked again that no node would answer: a hash slot is on its way."""
 
 
 class ClusterStore:
@@ -85,6 +91,7 @@ class ClusterStore:
         await asyncio.gather(*[shard.flush(timeout) for shard in self._shards])
 
     async def aclose(self) -> None:
+        self.topology.changed = _nothing  # nothing moves to a shard that is closed already
         for shard in self._shards:
             await shard.close_work()
         for shard in self._shards:  # last, since they ask each other
@@ -112,10 +119,13 @@ class ClusterStore:
         return shard
 
     def _changed(self) -> None:
+        """Take followed logs to the shards that serve them now."""
         self._by_primary = {}
         for shard in self._shards:
             shard.primary_is(self.topology.primary(shard.anchor))
             self._by_primary[self.topology.primary(shard.anchor)] = shard
+        for shard in list(self._shards):
+            shard.tailer.hand_over(lambda key: self.at(key).tailer)
 
     def _open(self, address: Address | None) -> Shard:
         while True:
@@ -123,6 +133,18 @@ class ClusterStore:
             anchor = key_slot(self._commands.worker_key(worker))
             if address in (None, self.topology.primary(anchor)):
                 return Shard(self, self._settings, worker, anchor)
+
+    def record(self, stream_id: str) -> Record | None:
+        """That of a live log of this process, with whichever shard it is."""
+        for shard in self._shards:
+            if record := shard.writer.records.get(stream_id):
+                return record
+        return None
+
+    def newest(self, slot: Slot) -> Record | None:
+        """The latest one of a slot."""
+        records = [record for shard in self._shards if (record := shard.writer.newest(slot))]
+        return max(records, key=lambda record: record.log.id, default=None)
 
     def _home(self, log: Log) -> Shard:
         """The shard that writes a log; any, if none does any more."""
@@ -132,14 +154,19 @@ class ClusterStore:
         return self._shard(None)
 
     async def _ask(self, slot: Slot, ask: Callable[[Shard], Awaitable[_T]]) -> _T:
-        """Raises `StoreUnavailableError`."""
+        """Ask again while the nodes do not agree where the slot is. Raises `StoreUnavailableError`."""
         if not self.topology.known:
             await self._know()
-        try:
-            return await ask(self._shard_of(slot))
-        except ElsewhereError:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.redis_timeout
+        while True:
+            try:
+                return await ask(self._shard_of(slot))
+            except ElsewhereError:
+                if loop.time() >= deadline:
+                    raise
+            await asyncio.sleep(_AGAIN)
             await self._know()
-            return await ask(self._shard_of(slot))
 
     async def _know(self) -> None:
         try:
@@ -176,11 +203,17 @@ class Shard(RedisStore):
     async def tell(self, worker: str, stream_id: bytes) -> None:
         await self._ask(self._of(worker).reader, self._commands.post(worker, stream_id))
 
-    async def moved(self, tail: Tail) -> None:
+    async def moved(self) -> None:
         await self._refresh()
-        other = self._cluster.at(tail.keys.log)
-        if other is not self:
-            self.tailer.hand_over(tail, other.tailer)
+
+    def tailer_of(self, slot: Slot) -> Tailer:
+        return self._cluster.at(self._commands.log_keys(slot.name, "").pointer).tailer
+
+    def record(self, stream_id: str) -> Record | None:
+        return self._cluster.record(stream_id)
+
+    def newest(self, slot: Slot) -> Record | None:
+        return self._cluster.newest(slot)
 
     def _record_moved(self, record: Record) -> bool:
         other = self._cluster.at(record.keys.log)
@@ -197,3 +230,7 @@ class Shard(RedisStore):
             await self._cluster.topology.refresh()
         except (RedisError, OSError) as error:
             logger.debug("the Cluster does not say who serves what: %s", error)
+
+
+def _nothing() -> None:
+    pass

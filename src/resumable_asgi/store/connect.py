@@ -1,16 +1,22 @@
-"""How connections to Redis are opened: redis-py does it, so that all it knows of that holds here too."""
+"""How connections to Redis are opened: redis-py does it, so that all it knows of that holds here too.
+
+No error that leaves this module tells a user name or a password, nor has one as its context that does.
+redis-py puts what it was given into some of its errors, and a server without AUTH quotes what it was sent.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from ..errors import ConfigurationError
 from ..settings import Settings
@@ -26,6 +32,11 @@ _OURS: dict[str, Any] = {
 }
 
 
+_FAILURES = (RedisError, OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
+"""What redis-py raises when it cannot connect, or when an option turns out to be wrong. uvloop raises
+RuntimeError for a connection that is reset in the handshake."""
+
+
 def connection_factory(settings: Settings, redis: Redis | None) -> Connect:
     """What opens connections as the user's client or URL says, but with time-outs and retries of ours.
 
@@ -36,14 +47,16 @@ def connection_factory(settings: Settings, redis: Redis | None) -> Connect:
         assert settings.redis_url is not None
         if settings.redis_url.lower().startswith("redis+sentinel://"):
             return _by_sentinel(settings.redis_url, timeout)
-        redis = Redis.from_url(settings.redis_url)  # pyright: ignore[reportUnknownMemberType]
-    if not isinstance(redis, Redis):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigurationError(f"redis={redis!r}: give a Redis or RedisCluster of redis.asyncio")
-    pool = cast("Any", redis).connection_pool
-    theirs = _plain(pool.connection_kwargs)
+        kind, theirs = _options_of(settings.redis_url)
+    elif isinstance(redis, Redis):  # pyright: ignore[reportUnnecessaryIsInstance]
+        pool = cast("Any", redis).connection_pool
+        kind, theirs = pool.connection_class, _plain(pool.connection_kwargs)
+    else:
+        named = f"{type(redis).__module__}.{type(redis).__qualname__}"
+        raise ConfigurationError(f"redis=<{named}>: give a Redis or RedisCluster of redis.asyncio")
 
     async def connect() -> AbstractConnection:
-        return await _connected(pool.connection_class, theirs, timeout)
+        return await _connected(kind, theirs, timeout)
 
     return connect
 
@@ -51,24 +64,42 @@ def connection_factory(settings: Settings, redis: Redis | None) -> Connect:
 def _by_sentinel(url: str, timeout: float) -> Connect:
     """Ask for the primary at each connection: after a failover it is another."""
     parts = urlsplit(url)
-    credentials, _, hosts = parts.netloc.rpartition("@")
+    credentials, at, hosts = parts.netloc.rpartition("@")
     service, _, db = parts.path.strip("/").partition("/")
-    at = f"{credentials}@" if credentials else ""
-    options = cast("dict[str, Any]", parse_url(f"redis://{at}primary/{db or 0}?{parts.query}"))
+    query = parse_qsl(parts.query)
+    own = {name.removeprefix("sentinel_"): value for name, value in query if name.startswith("sentinel_")}
+    rest = urlencode([item for item in query if not item[0].startswith("sentinel_")])
+    kind, options = _options_of(f"redis://{credentials}{at}primary/{db or 0}?{rest}", shown="redis+sentinel")
     addresses = [_address(host, 26379) for host in hosts.split(",")]
     patience = timeout / (len(addresses) + 1)  # all but one may be down, and the primary is yet to be reached
+    asking = {"socket_timeout": patience, "socket_connect_timeout": patience, "retry": Retry(NoBackoff(), 0)}
+    own = {**own, **asking, "protocol": 2}
 
     async def connect() -> AbstractConnection:
-        asking = {"socket_timeout": patience, "socket_connect_timeout": patience}
-        sentinel: Any = Sentinel(addresses, sentinel_kwargs={**asking, "retry": Retry(NoBackoff(), 0)})
-        try:
-            options["host"], options["port"] = await sentinel.discover_master(service)
-        finally:
-            for client in sentinel.sentinels:
-                await client.aclose()
-        return await _connected(Connection, options, timeout)
+        host, port = await _primary(addresses, own, service)
+        return await _connected(kind, {**options, "host": host, "port": port}, timeout)
 
     return connect
+
+
+async def _primary(addresses: list[Address], options: dict[str, Any], service: str) -> Address:
+    """The address that the first Sentinel names that knows one. Raises `ConnectionError`."""
+    sentinel: Any = Sentinel(addresses, sentinel_kwargs=options)
+    errors: list[str] = []
+    try:
+        for (host, port), client in zip(addresses, sentinel.sentinels, strict=True):
+            try:
+                known = (await client.sentinel_masters()).get(service)
+            except _FAILURES as error:
+                errors.append(f"{host}:{port}: {_said(error, options)}")
+                continue
+            if known is not None and sentinel.check_master_state(known, service):
+                return known["ip"], known["port"]
+            errors.append(f"{host}:{port}: knows no primary {service!r} that is up")
+    finally:
+        for client in sentinel.sentinels:
+            await client.aclose()
+    raise ConnectionError(f"no Sentinel names the primary ({'; '.join(errors)})")
 
 
 def topology_of(settings: Settings, redis: RedisCluster | None) -> Callable[[], Topology]:
@@ -86,9 +117,9 @@ def topology_of(settings: Settings, redis: RedisCluster | None) -> Callable[[], 
     else:
         assert settings.redis_url is not None
         parts = urlsplit(settings.redis_url)
-        credentials, _, hosts = parts.netloc.rpartition("@")
-        at = f"{credentials}@" if credentials else ""
-        kind, theirs, remap = Connection, cast("dict[str, Any]", parse_url(f"redis://{at}node")), None
+        credentials, at, hosts = parts.netloc.rpartition("@")
+        kind, theirs = _options_of(f"redis://{credentials}{at}node", shown="redis+cluster")
+        remap = None
         seeds = [_address(host, 6379) for host in hosts.split(",")]
 
     async def connect(address: Address, patience: float) -> AbstractConnection:
@@ -96,6 +127,25 @@ def topology_of(settings: Settings, redis: RedisCluster | None) -> Callable[[], 
         return await _connected(kind, {**theirs, "host": host, "port": port}, patience)
 
     return lambda: Topology(seeds, connect, timeout, remap)
+
+
+def _options_of(url: str, *, shown: str | None = None) -> tuple[type[AbstractConnection], dict[str, Any]]:
+    """The kind of connections that a URL of redis-py's names, and how they are made.
+
+    Raises `ConfigurationError`, which names the scheme `shown`.
+    """
+    wrong = "a name or a value among the options after '?' is none of redis-py's"
+    try:
+        pool = cast("Any", ConnectionPool).from_url(url)
+        kind, options = pool.connection_class, _plain(pool.connection_kwargs)
+        kind(**options)
+    except _FAILURES as error:
+        invalid = re.match(r"Invalid value for '\w+'", str(error))  # redis-py's own names
+        wrong = invalid[0] if invalid else wrong
+    else:
+        return kind, options
+    scheme = shown or url.partition("://")[0]
+    raise ConfigurationError(f"redis_url={scheme}://…: {wrong}; write them as Redis.from_url takes them")
 
 
 def _timeout(settings: Settings) -> float:
@@ -114,10 +164,23 @@ def _address(host: str, default_port: int) -> Address:
 
 
 async def _connected(kind: Any, options: dict[str, Any], timeout: float) -> AbstractConnection:
+    """Raises `ConnectionError`."""
     ours = {**_OURS, "socket_timeout": timeout, "socket_connect_timeout": timeout}
     connection = kind(**{**options, **ours, "retry": Retry(NoBackoff(), 0)})
     try:
         await connection.connect()
-    except RuntimeError as error:  # uvloop's word for a connection that was reset in the handshake
-        raise ConnectionResetError(str(error)) from error
-    return connection
+    except _FAILURES as error:
+        said = _said(error, options)
+    else:
+        return connection
+    await connection.disconnect(nowait=True)
+    raise ConnectionError(said)
+
+
+def _said(error: Exception, options: dict[str, Any]) -> str:
+    """What an error says, less what is secret."""
+    text = str(error).partition(", with args")[0] or type(error).__name__
+    for name in ("username", "password"):
+        if secret := options.get(name):
+            text = re.sub(rf"(?<!\w){re.escape(str(secret))}(?!\w)", "…", text)
+    return text

@@ -17,7 +17,6 @@ from . import Found, Slot
 from .commands import Commands
 from .record import Record
 from .resp import Reply, ReplyError, is_elsewhere
-from .tail import Tail
 from .tailer import Past, Tailer
 from .wire import Connect, Link, WireLostError
 from .writer import Writer
@@ -75,7 +74,7 @@ class RedisStore:
             logger.info("stream %s was delivered, but Redis could not be told: it may be replayed", log.id)
 
     async def find(self, slot: Slot, stream_id: str | None = None) -> Found | None:
-        own = self.writer.newest(slot)
+        own = self.newest(slot)
         try:
             reply = await self._find(slot, stream_id or "")
         except StoreUnavailableError:
@@ -89,7 +88,7 @@ class RedisStore:
 
     def _found(self, slot: Slot, reply: list[Reply]) -> Found | None:
         stream_id: str = reply[0].decode()
-        record = self.writer.records.get(stream_id)
+        record = self.record(stream_id)
         if record is not None:
             return None if record.overflowing else _here(record.log)
         try:
@@ -99,17 +98,17 @@ class RedisStore:
         except (ValueError, TypeError) as error:
             logger.warning("stream %s: not a log that this version can read (%s)", stream_id, error)
             return None
-        log = self.tailer.follow(slot.name, stream_id, head, past, sealed=outcome is not None)
+        log = self.tailer_of(slot).follow(slot.name, stream_id, head, past, sealed=outcome is not None)
         return Found(log, past.end, outcome)
 
     async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
-        own = self.writer.newest(slot)
+        own = self.newest(slot)
         try:
             found = await self._find(slot, "")
         except StoreUnavailableError:
             if own is None or stream_id not in (None, own.log.id) or own.seal is not None:
                 raise
-            self.finish(own.log, Outcome.STOPPED)
+            own.keeper.finish(own.log, Outcome.STOPPED)
             return True
         if found is None or found[3] is not None or stream_id not in (None, found[0].decode()):
             return False
@@ -122,9 +121,9 @@ class RedisStore:
 
     async def _stop(self, slot: Slot, stream_id: bytes, worker: str) -> bool:
         """Have the log sealed by its worker, which knows where it ends; or else, soon, by us."""
-        own = self.writer.records.get(stream_id.decode())
+        own = self.record(stream_id.decode())
         if own is not None:
-            self.finish(own.log, Outcome.STOPPED)
+            own.keeper.finish(own.log, Outcome.STOPPED)
         else:
             await self.tell(worker, stream_id)
         for _ in range(_STOP_LOOKS):
@@ -151,8 +150,17 @@ class RedisStore:
     async def tell(self, worker: str, stream_id: bytes) -> None:
         await self._ask(self.reader, self._commands.post(worker, stream_id))
 
-    async def moved(self, tail: Tail) -> None:
+    async def moved(self) -> None:
         return
+
+    def tailer_of(self, slot: Slot) -> Tailer:
+        return self.tailer
+
+    def record(self, stream_id: str) -> Record | None:
+        return self.writer.records.get(stream_id)
+
+    def newest(self, slot: Slot) -> Record | None:
+        return self.writer.newest(slot)
 
     def _record_moved(self, record: Record) -> bool:
         return False

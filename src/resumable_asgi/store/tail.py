@@ -43,7 +43,8 @@ class Tail:
     """One followed log.
 
     `known` is how long it is known to be. More than `max_bytes` are not held whole; one that cannot be read
-    for `patience` seconds counts as lost. `moved` is awaited when it turns out to be on another node.
+    for `patience` seconds counts as lost. `moved` is awaited when it turns out to be on another node: it
+    finds out which, and gives the tail that one's reader.
     """
 
     __slots__ = (
@@ -74,7 +75,7 @@ class Tail:
         commands: Commands,
         max_bytes: int,
         patience: float,
-        moved: Callable[[Tail], Awaitable[None]],
+        moved: Callable[[], Awaitable[None]],
     ) -> None:
         self.log = log
         self.keys = keys
@@ -139,7 +140,7 @@ class Tail:
                     return
                 self._more = True
                 if isinstance(error, MovedError):
-                    await self.moved(self)
+                    await self.moved()
                 await asyncio.sleep(_PAUSE)
             except (CorruptLogError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
                 logger.warning("stream %s: Redis holds no whole log of it (%s)", self.log.id, error)

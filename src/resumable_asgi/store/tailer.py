@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from ..log import Head, Log
 from ..outcome import Outcome
 from ..settings import Settings
 from .commands import Commands
-from .resp import Reply, ReplyError, pack
+from .resp import Reply, ReplyError, is_elsewhere, pack
 from .tail import Tail
 from .wire import Connect, Link, Wire, WireLostError
 
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _PERIOD = 0.5
 """Seconds between looks at all tails."""
+_PAUSE = 0.5
+"""Seconds until a log that is no longer on a node is subscribed to again, should it still be sought there."""
 _SILENT_ROUNDS = 4
 """Of such looks without news of a log, after which it is read, should a publication have been lost."""
 
@@ -52,8 +55,8 @@ class Shard(Protocol):
         """Tell a worker that a stream of its is to end, or was ended. Raises `StoreUnavailableError`."""
         ...
 
-    async def moved(self, tail: Tail) -> None:
-        """Hand a tail over to the tailer of the node that has its log."""
+    async def moved(self) -> None:
+        """Find out where logs are that are not here any more, and hand their tails over."""
         ...
 
 
@@ -130,16 +133,27 @@ class Tailer:
 
     def _pushed(self, message: Reply) -> None:
         """What comes on the subscription connection."""
-        if isinstance(message, ReplyError) or len(message) != 3:
-            return  # an error, or an answer to PING
+        if isinstance(message, ReplyError):
+            self._refused(message)
+            return
+        if len(message) != 3:
+            return  # an answer to PING
         kind, channel, payload = message
         tail = self._tails.get(channel)
         if tail is None:
             return
         if kind in (b"message", b"smessage"):
             tail.published(payload)
-        else:  # the past, and what was published until now; or the log moves to another node of a Cluster
-            tail.read()
+            return
+        tail.read()  # the past, and what was published until now; or what tells where the log went
+        if kind == b"sunsubscribe":  # its hash slot moves, and may be back before anybody knows
+            asyncio.get_running_loop().call_later(_PAUSE, self._subscribe, tail)
+
+    def _refused(self, error: ReplyError) -> None:
+        """An error does not say for which log: ask over a new connection where they are, for all of them."""
+        wire = self.subscription.wire
+        if is_elsewhere(error) and wire is not None:
+            asyncio.get_running_loop().call_later(_PAUSE, wire.abort)
 
     def _subscribe(self, tail: Tail) -> None:
         wire = self.subscription.wire
@@ -156,11 +170,13 @@ class Tailer:
         if live:
             wire.send(self._commands.subscribe(*live))
 
-    def hand_over(self, tail: Tail, other: Tailer) -> None:
-        """Have the tailer of another node see to a tail."""
-        if self._tails.get(tail.keys.log) is tail:
-            del self._tails[tail.keys.log]
-            other._adopt(tail)
+    def hand_over(self, belongs: Callable[[bytes], Tailer]) -> None:
+        """Have other tailers see to the tails that belong to them by their logs' keys."""
+        for key, tail in list(self._tails.items()):
+            other = belongs(key)
+            if other is not self:
+                del self._tails[key]
+                other._adopt(tail)
 
     def _adopt(self, tail: Tail) -> None:
         tail.reader = self._reader
@@ -244,8 +260,10 @@ class Tailer:
         """Seal the log of a dead worker, unless somebody was faster; read what there is and the seal."""
         retention = max(route.retention for route in self._settings.routes)
         seal = self._commands.seal(tail.keys, Outcome.LOST, retention=retention)
-        (reply,) = await self._reader.fetch(seal)
-        if isinstance(reply, ReplyError) or reply[0] == b"gone":
+        (reply,) = await tail.reader.fetch(seal)
+        if is_elsewhere(reply):
+            tail.read()  # finds out where
+        elif isinstance(reply, ReplyError) or reply[0] == b"gone":
             tail.log.seal(Outcome.LOST, "its worker died")
         else:
             tail.read()
