@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from requirements import need_curl
 from testkit.process import Process, free_port
 from testkit.wait import wait_until_sync
-from requirements import need_curl
 
 from .pages import ROOT
 

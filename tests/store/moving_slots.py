@@ -19,11 +19,11 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from requirements import find_valkey
 from testkit.cluster import Cluster
 from testkit.logs import begin, open_store_at, reading, slot_named
 from testkit.valkey import Valkey
 from testkit.wait import wait_until_sync
-from requirements import find_valkey
 
 from resumable_asgi.errors import StoreUnavailableError
 from resumable_asgi.log import Log

@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import pytest
 import redis
+from redis.asyncio import Redis, RedisCluster
 from testkit.logs import slot_named
 from testkit.process import free_port
 from testkit.valkey import Valkey
-from redis.asyncio import Redis, RedisCluster
 
 from resumable_asgi import Settings
 from resumable_asgi.errors import ConfigurationError, StoreUnavailableError
