@@ -52,6 +52,8 @@ class ResumableRoute:
     owner: str | Reader = "auto"
     """Who a stream belongs to: `auto`, `user`, `public`, `session:<key>`, `header:<name>`, `cookie:<name>`,
     `state:<attr>` or a callable, sync or async."""
+    origins: Collection[str] = ()
+    """Origins of other hosts whose pages may stop with cookies, such as `https://app.example.com`."""
     on_conflict: OnConflict = "replace"
     """What a second start with the same key does while one runs."""
     retention: float = 3600.0
@@ -112,6 +114,7 @@ class ResumableRoute:
     def _check_values(self) -> None:
         self._set("methods", checks.methods("methods", self.methods))
         checks.owner(self.owner)
+        self._set("origins", checks.origins("origins", self.origins))
         checks.choice("on_conflict", self.on_conflict, known=_CONFLICTS, unavailable=_CONFLICTS[1:])
         self._set("retention", checks.seconds("retention", self.retention, least=1))
         self._set("replay_finished", checks.seconds("replay_finished", self.replay_finished, least=0))
