@@ -92,8 +92,12 @@ async def test_a_failed_stream_replays_and_breaks_off_every_time(url: str) -> No
 
 
 async def test_a_resume_answers_the_first_response_s_status_and_headers(url: str) -> None:
-    kept = [SSE, (b"X-Host", b"kept"), (b"x-host", b"twice"), (b"cache-control", b"no-cache")]
+    kept = [SSE, (b"X-Host", b"kept"), (b"x-host", b"twice"), (b"Vary", b"cookie")]
     dropped = [(b"Set-Cookie", b"a=b"), (b"date", b"now"), (b"content-length", b"9"), (b"X-Request-Id", b"1")]
+    dropped += [(b"Cache-Control", b"public, max-age=60"), (b"CDN-Cache-Control", b"max-age=60")]
+    dropped += [(b"ETag", b'"1"'), (b"Last-Modified", b"now"), (b"Age", b"1"), (b"Expires", b"tomorrow")]
+    dropped += [(b"Accept-Ranges", b"bytes"), (b"Content-Range", b"bytes 0-1/2"), (b"x-csrf-token", b"c")]
+    private = (b"cache-control", b"private, no-store")
     host = Host({"type": "http.response.start", "status": 201, "headers": [*kept, *dropped]})
     async with worker(host, redis_url=url) as made:
         exchange, run = made.post(), await host.run()
@@ -101,9 +105,9 @@ async def test_a_resume_answers_the_first_response_s_status_and_headers(url: str
         id_header = (b"resumable-stream-id", (exchange.stream_id or "").encode())
         assert exchange.start["headers"] == [*kept, *dropped, id_header]
         resumed = await made.resume().until_started()
-        assert (resumed.status, resumed.start["headers"]) == (201, [*kept, id_header])
+        assert (resumed.status, resumed.start["headers"]) == (201, [*kept, private, id_header])
         head = await made.request("HEAD", "/api/chat/c/stream").ended()
-        assert (head.start["headers"], head.body, head.complete) == ([*kept, id_header], b"", True)
+        assert (head.start["headers"], head.body, head.complete) == ([*kept, private, id_header], b"", True)
         run.finish()
 
 
@@ -219,7 +223,7 @@ async def test_a_position_beyond_the_end_is_refused_or_waited_for(url: str) -> N
         run.emit(LAST)
         run.fail(LookupError())
         await ahead.ended()
-        assert (ahead.status, ahead.body) == (200, b"")
+        assert (ahead.status, ahead.body, ahead.complete) == (200, b"", False)
         beyond = await made.resume(offset=len(FIRST + LAST) + 1).ended()
         assert beyond.status == 400
         assert str(len(FIRST + LAST)) in json.loads(beyond.body)["error"]
@@ -252,7 +256,7 @@ async def test_a_second_start_takes_the_place_of_the_first(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{}", b"null", b"[]", b'{"activeStreamId": null}', b'{"activeStreamId": 1}', b"{", b"\xff"]
+    "body", [b"", b" ", b"{}", b'{"activeStreamId": null}', b'{"assistantMessage": {"parts": [1e9, {}]}}']
 )
 async def test_a_stop_that_names_no_stream_stops_the_running_one(url: str, body: bytes) -> None:
     async with worker(redis_url=url) as made:
@@ -370,6 +374,9 @@ async def test_a_resume_that_cannot_know_answers_what_was_configured(status: int
         answer = await made.resume().ended()
         assert answer.status == status
         assert answer.headers.get(b"retry-after") == (None if status == 204 else b"1")
+        if status != 204:  # as people read it
+            assert answer.headers[b"content-type"].startswith(b"text/plain")
+            assert answer.body == b"Could not check for a running answer. Please try again."
         stopped = await made.request("POST", "/api/chat/c/stop").ended()
         assert stopped.status == 503
         exchange, run = await made.begin()

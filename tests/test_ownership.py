@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
@@ -54,12 +56,104 @@ async def owner(form: Form, request: Request, owners: Owners | None = None) -> s
     return await (owners or Owners()).owner_of(ResumableRoute(owner=form), request)
 
 
-async def test_a_user_is_known_by_identity_then_username_then_display_name() -> None:
-    ann = await owner("user", request_of(user=SimpleUser("ann")))
+class Nameless:
+    """A user as an app may have it: authenticated, and all else is as the test says."""
+
+    is_authenticated = True
+
+    def __init__(self, **attributes: object) -> None:
+        self.__dict__.update(attributes)
+
+
+class Default:
+    pass
+
+
+class Text:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Lazy:
+    """As Django's `SimpleLazyObject` of an object without a text of its own."""
+
+    def __init__(self, wrapped: object) -> None:
+        self.wrapped = wrapped
+
+    def __str__(self) -> str:
+        return str(self.wrapped)
+
+
+class Role(Enum):
+    ADMIN = 1
+
+
+class Broken:
+    def __str__(self) -> str:
+        raise LookupError
+
+
+async def test_a_user_is_known_by_identity_then_username() -> None:
+    ann = await owner("user", request_of(user=Account("ann")))
     assert ann is not None
-    assert ann == await owner("user", request_of(user=Account("ann")))
-    assert ann == await owner("user", request_of(user=Account("", "ann")))
+    assert ann == await owner("user", request_of(user=Account("ann", "another display name")))
+    assert ann == await owner("user", request_of(user=Nameless(identity="ann", username="bob")))
     assert ann != await owner("user", request_of(user=Account("bob", "ann")))
+    by_name = await owner("user", request_of(user=Nameless(username="ann")))
+    assert by_name is not None
+    assert by_name == await owner("user", request_of(user=Nameless(identity=None, username="ann")))
+    assert await owner("user", request_of(user=SimpleUser("ann"))) in (ann, by_name)
+    assert ann != by_name, "a chosen username is no other user's identity"
+
+
+@pytest.mark.parametrize("form", ["user", "auto"])
+@pytest.mark.parametrize(
+    "identity",
+    [None, "", b"", True, False, Default(), object(), Lazy(Default()), str(Default()), Broken(), print,
+     [], ["a"], {"id": 1}, {1}, frozenset({"a"}), (), (Default(),), Lazy(Broken())],
+)  # fmt: skip
+async def test_a_user_without_a_stable_name_owns_nothing_whatever_it_displays(
+    form: Form, identity: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    owners = Owners()
+    user = Nameless(identity=identity, username=None, display_name="ann")
+    for _ in range(2):
+        assert await owner(form, request_of({"authorization": "Bearer t"}, user=user), owners) is None
+    assert len(caplog.records) == 1
+    assert "Nameless" in caplog.text
+    assert "owner" in caplog.text
+
+
+async def test_a_user_whose_properties_fail_owns_nothing() -> None:
+    class Unloaded:
+        @property
+        def is_authenticated(self) -> bool:
+            raise ValueError("not ready")
+
+    assert await owner("auto", request_of(user=Unloaded())) is None
+    assert await owner("user", request_of(user=Unloaded())) is None
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [0, 7, "7a", UUID(int=7), Decimal("7.5"), 1.5, Role.ADMIN, Text("ann"), b"\x00\xff", ("t", 7), Lazy(7)],
+    ids=repr,
+)
+async def test_an_identity_of_any_type_with_a_stable_text_owns(identity: object) -> None:
+    mine = await owner("user", request_of(user=Nameless(identity=identity, username="x", display_name="x")))
+    again = await owner("user", request_of(user=Nameless(identity=identity, display_name="y")))
+    assert mine is not None
+    assert mine == again
+    others = [await owner("user", request_of(user=Nameless(identity=other))) for other in ("x", "y", 8)]
+    assert mine not in others
+
+
+async def test_a_number_and_its_digits_are_the_same_user() -> None:
+    by_number = await owner("user", request_of(user=Nameless(identity=7)))
+    assert by_number == await owner("user", request_of(user=Nameless(identity="7")))
 
 
 @pytest.mark.parametrize(
@@ -178,22 +272,26 @@ async def test_no_owner_holds_the_secret_or_equals_that_of_another_form() -> Non
 
 
 def test_a_slot_is_32_hexadecimal_characters() -> None:
-    assert len(slot(ResumableRoute(), {}, "public", "a")) == 32
-    assert int(slot(ResumableRoute(), {}, "public", "a"), 16)
+    assert len(slot(ResumableRoute(), "", {}, "public", "a")) == 32
+    assert int(slot(ResumableRoute(), "", {}, "public", "a"), 16)
 
 
 def test_a_slot_depends_on_route_owner_key_and_shared_params_only() -> None:
     route = ResumableRoute("/{tenant}/chat")
-    same = slot(route, {"tenant": "t", "key": "k"}, "public", "k")
-    assert same == slot(route, {"tenant": "t"}, "public", "k")
-    assert same != slot(route, {"tenant": "u"}, "public", "k")
-    assert same != slot(route, {"tenant": "t"}, "other", "k")
-    assert same != slot(route, {"tenant": "t"}, "public", "l")
-    assert same != slot(ResumableRoute("/{tenant}/talk"), {"tenant": "t"}, "public", "k")
+    same = slot(route, "", {"tenant": "t", "key": "k"}, "public", "k")
+    assert same == slot(route, "", {"tenant": "t"}, "public", "k")
+    assert same != slot(route, "", {"tenant": "u"}, "public", "k")
+    assert same != slot(route, "", {"tenant": "t"}, "other", "k")
+    assert same != slot(route, "", {"tenant": "t"}, "public", "l")
+    assert same != slot(ResumableRoute("/{tenant}/talk"), "", {"tenant": "t"}, "public", "k")
+    assert same != slot(route, "/mount", {"tenant": "t"}, "public", "k")
+    assert slot(route, "/mount", {}, "public", "k") == slot(route, "/mount/", {}, "public", "k")
 
 
 def test_a_slot_exists_for_every_text() -> None:
-    assert slot(ResumableRoute(), {}, "public", "\ud800") != slot(ResumableRoute(), {}, "public", "\udfff")
+    assert slot(ResumableRoute(), "", {}, "public", "\ud800") != slot(
+        ResumableRoute(), "", {}, "public", "\udfff"
+    )
 
 
 Parts = st.tuples(st.text(), st.text(), st.text())
@@ -204,5 +302,5 @@ def test_different_parts_have_different_slots(
     first: tuple[str, str, str], second: tuple[str, str, str]
 ) -> None:
     route = ResumableRoute("/{tenant}/chat")
-    slots = {slot(route, {"tenant": tenant}, who, key) for tenant, who, key in (first, second)}
+    slots = {slot(route, "", {"tenant": tenant}, who, key) for tenant, who, key in (first, second)}
     assert len(slots) == len({first, second})

@@ -56,6 +56,34 @@ def test_shared_params_are_those_of_all_three_templates_but_the_key() -> None:
     assert ResumableRoute("/{b}/{x}/chat", key="path:x").shared_params == ("b",)
 
 
+def test_origins_are_as_browsers_write_them() -> None:
+    route = ResumableRoute(
+        origins=["https://App.example.com:443", "http://[::1]:3000", "capacitor://localhost"]
+    )
+    assert route.origins == ("https://app.example.com", "http://[::1]:3000", "capacitor://localhost")
+    assert Settings.from_mapping({"routes": [{"origins": ["http://a:80"]}]}).routes[0].origins == (
+        "http://a",
+    )
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "app.example.com", "https://app.example.com/", "https://app.example.com/chat", "*", "null", "", "https://",
+        "https://user@app.example.com", "https://*.example.com", "https://a?b", "https://ü.example", 5, None,
+        "https://a:b", "https://a ",
+    ],
+)  # fmt: skip
+def test_what_is_no_origin_is_refused(origin: object) -> None:
+    with pytest.raises(ConfigurationError, match=r"origins=.*https://app\.example\.com"):
+        ResumableRoute(origins=[origin])  # type: ignore[list-item]
+
+
+def test_one_origin_is_no_list_of_origins() -> None:
+    with pytest.raises(ConfigurationError, match="give a list"):
+        ResumableRoute(origins="https://app.example.com")
+
+
 def test_methods_are_normalised_to_upper_case() -> None:
     assert ResumableRoute(methods=["post", "Put"]).methods == frozenset({"POST", "PUT"})
 

@@ -22,6 +22,9 @@ LONGEST_DURATION = 1e9
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2: a header, cookie or method name
 _PARAMETER = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")  # as in starlette.routing.PARAM_REGEX
 _TEMPLATE_PARAMETER = re.compile(r"{[a-zA-Z_][a-zA-Z0-9_]*(:[a-zA-Z_][a-zA-Z0-9_]*)?}")
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:\[[0-9a-f:.]+\]|[a-z0-9_-]+(?:\.[a-z0-9_-]+)*)(?P<port>:[0-9]{1,5})?"
+)
 _PREFIX = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 _KEY_FORMS: dict[str, re.Pattern[str] | None] = {
     "json": re.compile(r"[^.]+(\.[^.]+)*", re.DOTALL),
@@ -131,6 +134,22 @@ def methods(field: str, value: object) -> frozenset[str]:
     if len(names) == 0 or not all(isinstance(item, str) and item.upper() in names for item in items):
         raise wrong(field, items, remedy)
     return frozenset(names)
+
+
+def origins(field: str, value: object) -> tuple[str, ...]:
+    """Origins as browsers write them: in lower case, without the port where it is the scheme's own."""
+    remedy = "give a list of origins such as 'https://app.example.com': scheme, host and port, nothing behind"
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise wrong(field, value, remedy)  # pyright: ignore[reportUnknownArgumentType]
+    items: list[object] = list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    found: list[str] = []
+    for item in items:
+        text = item.lower() if isinstance(item, str) else ""
+        if not (match := _ORIGIN.fullmatch(text)):
+            raise wrong(field, item, remedy)
+        own_port = {"http": ":80", "https": ":443"}.get(match["scheme"], "")
+        found.append(text.removesuffix(own_port) if match["port"] == own_port else text)
+    return tuple(found)
 
 
 def choice(field: str, value: object, *, known: Collection[str], unavailable: Collection[str]) -> None:

@@ -11,12 +11,19 @@ import os
 import re
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from .outcome import Outcome
 
 _WORKER = re.compile(r"[0-9a-f]{32}")
+
+_CREDENTIAL = re.compile(
+    rb"set-cookie2?|www-authenticate|(?:proxy-)?authenticat(?:e|ion-info)|(?:proxy-)?authorization"
+    rb"|(?:.*-)?token|.*(?:csrf|xsrf).*",
+    re.IGNORECASE,
+)
+"""Names of response headers that let somebody in, or are meant for the first client alone."""
 
 _BLOCK = 64 * 1024
 
@@ -25,13 +32,19 @@ _to_json = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
+def without_credentials(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The headers of a response that may be stored."""
+    return tuple((bytes(name), bytes(value)) for name, value in headers if not _CREDENTIAL.fullmatch(name))
+
+
 def new_stream_id() -> str:
     """32 hex digits: 12 of the time in milliseconds, so that ids sort by age, and 80 random bits."""
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
 class Head(NamedTuple):
-    """What a follower must know before the first byte. `created` is in Unix milliseconds."""
+    """What a follower must know before the first byte. `created` is in Unix milliseconds, `headers` hold no
+    credentials."""
 
     worker: str
     created: int

@@ -98,7 +98,9 @@ class ResumableStreamMiddleware:
         identity = await self._identify(match, scope, client)
         slot = None if identity is None else identity[0]
         if match.action is Action.STOP:
-            answer = await resume.stop(scope, client, store=runtime.store, slot=slot)
+            answer = await resume.stop(
+                scope, client, store=runtime.store, slot=slot, origins=match.route.origins
+            )
             await answer(scope, client.receive, send)
             return
         request = resume.Resume(
@@ -173,7 +175,8 @@ class ResumableStreamMiddleware:
         owner = None if key is None else await self._owners.owner_of(match.route, request)
         if key is None or owner is None:
             return None
-        return Slot(slot_name(match.route, match.params, owner, key), match.route), key
+        mount: str = scope.get("root_path") or ""
+        return Slot(slot_name(match.route, mount, match.params, owner, key), match.route), key
 
     def _current_runtime(self) -> _Runtime:
         """That of the running event loop: Starlette's `TestClient` makes a new loop for each request."""

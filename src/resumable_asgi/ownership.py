@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any, cast
-from uuid import UUID
 
 from starlette.requests import Request
 
@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 PUBLIC = "public"
 """The owner of a stream whose key is its only secret."""
+
+_ADDRESS = re.compile(r"<[^>]* at 0x[0-9a-fA-F]+")
+"""In the default `repr` of an object. Another object can have the same address later."""
 
 
 class Owners:
@@ -42,7 +45,7 @@ class Owners:
         if form == "public":
             return PUBLIC
         if form == "user":
-            return _user(request)
+            return self._user(request)
         if form == "auto":
             return self._auto(request)
         kind, _, name = form.partition(":")
@@ -56,7 +59,7 @@ class Owners:
 
     def _auto(self, request: Request) -> str | None:
         if _authenticated(request):
-            return _user(request)  # None for one without a name: it must not become public
+            return self._user(request)  # None for one without a name: it must not become public
         if "authorization" in request.headers:
             return _header(request, "authorization")
         self._warn(
@@ -64,6 +67,31 @@ class Owners:
             " whoever knows a key can resume and stop them. Choose another owner, or 'public' if intended."
         )
         return PUBLIC
+
+    def _user(self, request: Request) -> str | None:
+        """The authenticated user, by the first of two names that has a stable text. `display_name` is none of
+        them: users choose it, and two may choose the same."""
+        if not _authenticated(request):
+            self._warn(
+                "owner='user' found no authenticated user, so nothing is recorded: add the authentication"
+                " middleware after ResumableStreamMiddleware, so that it is outside of it."
+            )
+            return None
+        user = request.scope["user"]
+        for name in ("identity", "username"):
+            try:
+                value = getattr(user, name, None)
+            except Exception:  # noqa: BLE001 - a user's property: BaseUser's raises NotImplementedError
+                value = None
+            # The name is part of the owner: a chosen username must not be another user's identity.
+            if owner := _owner(f"user:{name}", value):
+                return owner
+        self._warn(
+            "a user of type %s has neither an identity nor a username with a stable text (a str, an int, a"
+            " UUID), so nothing is recorded: give it one, or set owner to a function of the request.",
+            type(user).__name__,
+        )
+        return None
 
     def _session(self, request: Request, name: str) -> object:
         if "session" not in request.scope:
@@ -81,35 +109,25 @@ class Owners:
             logger.warning(message, *arguments)
 
 
-def slot(route: ResumableRoute, params: Mapping[str, str], owner: str, key: str) -> str:
+def slot(route: ResumableRoute, mount: str, params: Mapping[str, str], owner: str, key: str) -> str:
     """The digest `<k>` in Redis key names: 32 hexadecimal characters.
 
-    Two starts share it if route, owner, key and those path parameters agree that the start, resume and stop
-    templates have in common.
+    Two starts share it if route, mount point (`root_path`), owner, key and those path parameters agree that
+    the start, resume and stop templates have in common.
     """
-    parts = (route.path, *[params.get(name, "") for name in route.shared_params], owner, key)
+    shared = [params.get(name, "") for name in route.shared_params]
+    parts = (route.path, mount.rstrip("/"), *shared, owner, key)
     encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
     # With their lengths, so that no two lists of parts are the same bytes.
     return hashlib.sha256(b"".join([b"%d:%b" % (len(part), part) for part in encoded])).hexdigest()[:32]
 
 
-def _user(request: Request) -> str | None:
-    if not _authenticated(request):
-        return None
-    user = request.scope["user"]
-    for name in ("identity", "username", "display_name"):
-        try:
-            value = getattr(user, name, None)
-        except NotImplementedError:  # Starlette's SimpleUser has no identity
-            continue
-        if owner := _owner("user", value):
-            return owner
-    return None
-
-
 def _authenticated(request: Request) -> bool:
-    answer = getattr(request.scope.get("user"), "is_authenticated", False)
-    return bool(answer() if callable(answer) else answer)  # a bound method would always be true
+    try:
+        answer = getattr(request.scope.get("user"), "is_authenticated", False)
+        return bool(answer() if callable(answer) else answer)  # a bound method would always be true
+    except Exception:  # noqa: BLE001 - a user's property, as of one that is not loaded yet
+        return True  # somebody, of whom nothing is known: their streams must not become public
 
 
 def _header(request: Request, name: str) -> str | None:
@@ -124,8 +142,30 @@ def _member(holder: object, name: str) -> object:
 
 
 def _owner(kind: str, value: object) -> str | None:
-    """The owner with the identity `value`; None if that is empty or of a type that names nobody."""
-    if isinstance(value, bool) or not isinstance(value, str | int | UUID) or value == "":
+    """The owner with the identity `value`; None if that names nobody."""
+    text = _stable_text(value)
+    if not text:
         return None
-    digest = hashlib.sha256(str(value).encode("utf-8", "surrogatepass")).hexdigest()
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{kind}:{digest}"
+
+
+def _stable_text(value: object) -> str:
+    """The text of a value, the same in every process and at every time; empty if there is none.
+
+    A number and its digits are the same text: sessions that are kept as JSON turn one into the other.
+    """
+    if isinstance(value, str):
+        text = str(value)
+    elif value is None or isinstance(value, bool) or callable(value):
+        return ""
+    elif isinstance(value, bytes):
+        text = value.hex()
+    elif isinstance(value, Collection) and (not isinstance(value, tuple) or value == ()):
+        return ""  # a mapping, list or set: its order or content changes
+    else:
+        try:
+            text = str(cast("object", value))
+        except Exception:  # noqa: BLE001 - a user's type, or an int with too many digits to print
+            return ""
+    return "" if _ADDRESS.search(text) else text

@@ -19,7 +19,7 @@ from .client import Client
 from .follower import STREAM_ID_HEADER, Follower, Followers
 from .formats import recognise
 from .formats.format import Rewriter
-from .log import Head, Headers, Log, new_stream_id
+from .log import Head, Log, new_stream_id, without_credentials
 from .outcome import Outcome
 from .runs import STOP_GRACE, Runs, Signal
 from .store import Slot, Store
@@ -333,7 +333,7 @@ class Run:
             self._decided.set_result(recorded)
 
     def _record(self, start: Message) -> None:
-        headers: Headers = tuple((bytes(name), bytes(value)) for name, value in start.get("headers", ()))
+        headers = without_credentials(start.get("headers", ()))
         head = Head(
             worker=self._store.worker(self._slot),
             created=time.time_ns() // 1_000_000,

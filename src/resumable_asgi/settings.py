@@ -57,6 +57,8 @@ class ResumableRoute:
     """Who a stream belongs to: `auto`, `user`, `session:<key>`, `header:<name>`, `cookie:<name>`,
     `state:<attr>`, `public`, or a sync or async function `(Request) -> str | None`. A request without an
     owner passes through unrecorded."""
+    origins: Collection[str] = ()
+    """Origins of other hosts whose pages may stop streams with cookies, such as `https://app.example.com`."""
     on_conflict: OnConflict = "replace"
     """What a second start with the same key does while the first one runs. `replace`, the only value so
     far: the new stream becomes the resumable one, and the old one continues for its own client."""
@@ -120,6 +122,7 @@ class ResumableRoute:
     def _check_values(self) -> None:
         self._set("methods", checks.methods("methods", self.methods))
         checks.owner(self.owner)
+        self._set("origins", checks.origins("origins", self.origins))
         checks.choice("on_conflict", self.on_conflict, known=_CONFLICTS, unavailable=_CONFLICTS[1:])
         self._set("retention", checks.seconds("retention", self.retention, least=1))
         self._set("replay_finished", checks.seconds("replay_finished", self.replay_finished, least=0))

@@ -59,3 +59,21 @@ async def test_a_mounted_app_does_not_answer_for_its_siblings(mounted: Server, c
     first = await chat.start(mounted)
     assert first.header("resumable-stream-id") is None
     assert (await chat.resume(mounted)).status == 404
+
+
+async def test_one_app_at_two_mounts_keeps_their_streams_apart(mounted: Server, chats: MakeChat) -> None:
+    """The same user has the same chat id in both."""
+    mine = {"authorization": "Bearer mine"}
+    here = chats("shared", path="/inner/api/chat")
+    there = chats("shared", path="/twin/api/chat")
+    first = await here.start(mounted, headers=mine)
+    await here.emit(mounted, 2)
+    await first.events(2)
+    assert (await there.resume(mounted, headers=mine)).status == 204
+    assert (await there.stop(mounted, headers=mine))["stopped"] is False
+    second = await there.start(mounted, headers=mine)
+    found = [await chat.resume(mounted, method="HEAD", headers=mine) for chat in (here, there)]
+    ids = [response.header("resumable-stream-id") for response in (first, second)]
+    assert [response.header("resumable-stream-id") for response in found] == ids
+    assert (await here.stop(mounted, headers=mine))["stopped"] is True
+    assert (await there.stop(mounted, headers=mine))["stopped"] is True

@@ -74,3 +74,5 @@ async def test_no_secret_is_stored(pair: Pair, valkey: Valkey, chat: Chat) -> No
             stored.append(f"{key} {value}")
     assert stored
     assert not [entry for entry in stored if "sesame-token" in entry]
+    assert first.header("set-cookie") is not None, "its own client is given it"
+    assert not [entry for entry in stored if "visit=" in entry]

@@ -12,6 +12,8 @@ from testkit.chat import Chat
 from testkit.client import Cut, End
 from testkit.script import Script
 from testkit.servers import Server
+from testkit.valkey import Valkey
+from testkit.wait import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_key_without_ttl")
 
@@ -239,6 +241,38 @@ async def test_head_answers_the_headers_of_a_resume_and_no_body(solo: Server, ch
     assert (head.status, get.status) == (200, 200)
     ignored = {"date", "transfer-encoding", "content-length"}
     assert {h for h in head.headers if h[0] not in ignored} == {h for h in get.headers if h[0] not in ignored}
+
+
+async def test_head_and_a_refusal_read_nothing_of_a_long_log(pair: Pair, valkey: Valkey, chat: Chat) -> None:
+    script = Script(message_id="m", events=400, text="long " * 2000)
+    first = await chat.start(pair.a, script)
+    await first.cut()
+    await chat.finish(pair.a)
+    await chat.ended(pair.a, "finished")
+    beyond = {"offset": 100_000_000}
+
+    async def refused() -> bool:
+        return (await chat.resume(pair.b, method="HEAD", query=beyond)).status == 400
+
+    await wait_until(refused, what="the log to be sealed")
+    with valkey.client() as client:
+
+        def sent() -> int:
+            return client.info("stats")["total_net_output_bytes"]
+
+        before = sent()
+        for _ in range(20):
+            assert (await chat.resume(pair.b, method="HEAD")).status == 200
+            assert (await chat.resume(pair.b, query=beyond)).status == 400
+        assert sent() - before < 40 * 32 * 1024, "of 4 MB each"
+
+
+async def test_a_resume_is_kept_by_no_cache(solo: Server, chat: Chat) -> None:
+    first = await chat.start(solo)
+    assert first.header("cache-control") == "no-cache"
+    for method in ("HEAD", "GET"):
+        resumed = await chat.resume(solo, method=method)
+        assert (resumed.status, resumed.header("cache-control")) == (200, "private, no-store")
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ async def check_unavailable(server: Server, chat: Chat) -> None:
     resumed = await chat.resume(server)
     assert resumed.status == 503
     assert int(resumed.header("retry-after") or "") > 0
+    assert await resumed.rest() == b"Could not check for a running answer. Please try again."
     assert time.monotonic() - began < REDIS_TIMEOUT + MARGIN
 
 

@@ -82,7 +82,7 @@ class Agreement:
         if self.case.silent_too_long(self.case.producer, started, ended):
             return  # others may have ended the log where its copy was
         whole = self.journal.ending == "finished" and all(
-            verdict.outcome in ("done", "cut") for verdict in self.verdicts
+            verdict.outcome in ("done", "cut", "short") for verdict in self.verdicts
         )
         for verdict in self.refused:
             position = verdict.visit.position

@@ -39,7 +39,8 @@ class Verdict:
 
     visit: Visit
     outcome: str
-    """`done`, `stopped`, `lost`, `cut`, `unknown`, `nothing`, `refused` or `never`."""
+    """`done`, `stopped`, `lost`, `cut`, `unknown`, `nothing`, `refused`, `never`, or `short`: it asked for
+    what is beyond the end."""
     end: int
     """The offset of the log that it reached."""
 
@@ -126,7 +127,8 @@ class Case:
             start = starts[0]
         end = start + len(body)
         whole = self.journal.ending == "finished" and end == len(log)
-        verdict = Verdict(visit, self._ending(visit, ours, whole=whole), end)
+        short = isinstance(visit.position, int) and visit.position > len(log) and not body
+        verdict = Verdict(visit, self._ending(visit, ours, whole=whole, short=short), end)
         self._look_at_time(verdict)
         return verdict
 
@@ -141,8 +143,6 @@ class Case:
             after = [boundary for boundary in boundaries if boundary > line >= 0]
             return [*after[:1], 0]
         starts = [max(boundary for boundary in boundaries if boundary <= position)]
-        if log[position - 3 : position] == b"\r\n\r":
-            starts.append(position)  # the LF that follows belonged to nobody's event yet
         if position > len(log):
             starts.append(len(log))
         return starts
@@ -151,11 +151,15 @@ class Case:
         lengths = (len(event) for event in sse.split(log)[0])
         return list(itertools.accumulate(lengths, initial=0))
 
-    def _ending(self, visit: Visit, ours: re.Match[bytes] | None, *, whole: bool) -> str:
+    def _ending(self, visit: Visit, ours: re.Match[bytes] | None, *, whole: bool, short: bool) -> str:
         if visit.ending in ("cut", "never"):
             if visit.ending == "never":
                 self.fail("hang", visit)
             return visit.ending
+        if short:
+            if visit.ending != "broken":
+                self.fail("false ending", visit, "of a position that the app's answer never reached")
+            return "short"
         if ours is not None and ours[1] == b"error":
             return self._lost(visit)
         if visit.ending == "broken":

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from resumable_asgi.formats.sse import COMMENT, after_event_id, at_boundary, event_start
+from resumable_asgi.formats.sse import COMMENT, after_event_id, at_boundary, event_start, is_settled
 
 # Few symbols, so that line ends meet in every way.
 Streams = st.lists(
@@ -90,6 +90,22 @@ def test_an_event_id_is_found_in_the_last_complete_event_that_has_it(data: bytes
         if start == text_end and start > 0:
             expected, carries = (end if carries else expected), False
     assert after_event_id(data, b"1") == after_event_id(bytearray(data), b"1") == expected
+
+
+@given(Streams)
+@example(b"id: 1\r\n\r\nid: 2\r\n\r\n")
+@example(b"id: 1\r\r\n")
+def test_a_position_is_the_same_however_much_has_been_written_so_far(data: bytes) -> None:
+    """At every moment of a live stream: either the end is not settled yet, or what comes changes nothing."""
+    for written in range(len(data) + 1):
+        so_far = data[:written]
+        position = after_event_id(so_far, b"1")
+        if position is not None and (position < written or is_settled(so_far)):
+            assert data[position - 1 : position + 1] != b"\r\n"
+            assert position in boundaries_of(data)
+        for offset in range(written + 1):
+            if offset < written or is_settled(so_far):
+                assert event_start(so_far, offset) == event_start(data, offset)
 
 
 @pytest.mark.parametrize("event_id", [b"", b"\n", b"a\r", b"a\0", b"a\n\nid: b"])

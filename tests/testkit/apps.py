@@ -1,7 +1,7 @@
 """The apps under test; the environment chooses (`HARNESS_APP`, `HARNESS_BARE`, `REDIS_URL`).
 
 `chat` has every route below with the middleware outermost; `mounted` is the same app twice below an outer
-one: at `/inner` with the middleware inside the mount, at `/outer` with the middleware around all of it.
+one: at `/inner` and `/twin` with the middleware inside the mount, at `/outer` with it around all.
 """
 
 from __future__ import annotations
@@ -138,7 +138,13 @@ def create() -> ASGIApp:
     inner = host_app()
     if not bare:
         wrap(inner)
-    outer = Starlette(routes=[Mount("/inner", inner), Mount("/outer", host_app()), Mount("/", host_app())])
+    mounts = [
+        Mount("/inner", inner),
+        Mount("/twin", inner),
+        Mount("/outer", host_app()),
+        Mount("/", host_app()),
+    ]
+    outer = Starlette(routes=mounts)
     if not bare:
         wrap(outer, "/outer")
     return outer

@@ -32,7 +32,10 @@ def at_boundary(tail: bytes) -> bool:
 
 
 def event_start(data: bytes | bytearray, offset: int) -> int:
-    """The largest event boundary that is at most `offset`; never between CR and LF of one line end."""
+    """The largest event boundary that is at most `offset`; never between CR and LF of one line end.
+
+    Where `data` may grow and ends in a CR at `offset`, wait for the next byte first: see `is_settled`.
+    """
     end = min(offset, len(data))
     if end > 0 and data[end - 1 : end + 1] == b"\r\n":
         end -= 1
@@ -47,7 +50,10 @@ def event_start(data: bytes | bytearray, offset: int) -> int:
 
 
 def after_event_id(data: bytes | bytearray, event_id: bytes) -> int | None:
-    """The offset just after the last complete event with the line `id: <event_id>`; None if there is none."""
+    """The offset just after the last complete event with the line `id: <event_id>`; None if there is none.
+
+    Where `data` may grow and ends in a CR there, the LF of its line end may still come: see `is_settled`.
+    """
     if not event_id or any(byte in event_id for byte in (b"\r", b"\n", b"\0")):
         return None
     end = len(data)
@@ -56,6 +62,12 @@ def after_event_id(data: bytes | bytearray, event_id: bytes) -> int | None:
             return blank.end()
         end = line_end  # an event that is still being written: look further back
     return None
+
+
+def is_settled(tail: bytes) -> bool:
+    """Whether the end of a live stream, whose last bytes are `tail`, is a position whatever comes next: after
+    a CR an LF may come, which belongs to the same line end."""
+    return not tail.endswith(b"\r")
 
 
 def _last_boundary(data: bytes | bytearray, start: int, end: int) -> int:

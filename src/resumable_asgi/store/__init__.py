@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..log import Log
+from ..log import Head, Log
 from ..outcome import Outcome
 from ..settings import ResumableRoute
 
@@ -22,14 +22,32 @@ class Slot:
     route: ResumableRoute
 
 
-@dataclass(frozen=True, slots=True)
 class Found:
-    """A log that can be followed. `end` and `outcome` are what is known of it at this moment, while the
-    bytes of a log of another process may still be on their way."""
+    """A log that can be followed. `end` and `outcome` are what is known of it at this moment."""
 
-    log: Log
-    end: int
-    outcome: Outcome | None
+    __slots__ = ("_log", "end", "head", "id", "outcome")
+
+    def __init__(
+        self, stream_id: str, head: Head, end: int, outcome: Outcome | None, log: Log | Callable[[], Log]
+    ) -> None:
+        self.id = stream_id
+        self.head = head
+        self.end = end
+        self.outcome = outcome
+        self._log = log
+
+    @classmethod
+    def here(cls, log: Log) -> Found:
+        """A log that this process writes."""
+        return cls(log.id, log.head, log.end, log.outcome, log)
+
+    @property
+    def log(self) -> Log:
+        """The log itself. One of another process is read from when it is first asked for here, while it has
+        readers: its bytes may still be on their way."""
+        if not isinstance(self._log, Log):
+            self._log = self._log()
+        return self._log
 
 
 class Store(Protocol):
@@ -72,7 +90,7 @@ class Store(Protocol):
     async def find(self, slot: Slot, stream_id: str | None = None) -> Found | None:
         """The resumable log of `slot`, or the one of that id there; None if there is none.
 
-        A log of another process is filled while it has readers. Raises `StoreUnavailableError`.
+        Raises `StoreUnavailableError`.
         """
         ...
 

@@ -77,7 +77,7 @@ class MemoryStore:
         kept = self._logs.get(stream_id)
         if kept is None or kept.slot.name != slot.name or _past(kept.expires):
             return None
-        return Found(kept.log, kept.log.end, kept.log.outcome)
+        return Found.here(kept.log)
 
     async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
         found = await self.find(slot)

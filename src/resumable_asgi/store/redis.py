@@ -80,17 +80,17 @@ class RedisStore:
         except StoreUnavailableError:
             if own is None or stream_id not in (None, own.log.id):
                 raise
-            return _here(own.log)
+            return Found.here(own.log)
         if reply is None:  # not there, or not yet there again after an outage
             unclaimed = own is not None and not own.in_step and stream_id in (None, own.log.id)
-            return _here(own.log) if own is not None and unclaimed else None
+            return Found.here(own.log) if own is not None and unclaimed else None
         return self._found(slot, reply)
 
     def _found(self, slot: Slot, reply: list[Reply]) -> Found | None:
         stream_id: str = reply[0].decode()
         record = self.record(stream_id)
         if record is not None:
-            return None if record.overflowing else _here(record.log)
+            return None if record.overflowing else Found.here(record.log)
         try:
             head = Head.from_json(reply[1])
             outcome = None if reply[3] is None else Outcome(reply[3].decode())
@@ -98,8 +98,11 @@ class RedisStore:
         except (ValueError, TypeError) as error:
             logger.warning("stream %s: not a log that this version can read (%s)", stream_id, error)
             return None
-        log = self.tailer_of(slot).follow(slot.name, stream_id, head, past, sealed=outcome is not None)
-        return Found(log, past.end, outcome)
+
+        def follow() -> Log:
+            return self.tailer.follow(slot.name, stream_id, head, past, sealed=outcome is not None)
+
+        return Found(stream_id, head, past.end, outcome, follow)
 
     async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
         own = self.newest(slot)
@@ -212,10 +215,6 @@ class RedisStore:
             kind = ElsewhereError if is_elsewhere(reply) else StoreUnavailableError
             raise kind(f"Redis refused: {reply}")
         return reply
-
-
-def _here(log: Log) -> Found:
-    return Found(log, log.end, log.outcome)
 
 
 def _give_up(answer: asyncio.Future[Reply]) -> None:
