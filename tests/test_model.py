@@ -249,7 +249,7 @@ class Machine(RuleBasedStateMachine):
         tasks = [exchange.task for exchange in dead.exchanges]
         for exchange in dead.exchanges:
             exchange.disconnect()
-        for link in (store.reader, store._write_link, store.tailer.subscription):
+        for link in (store.reader, store.writer.link, store.tailer.subscription):
             link.close()
         store.writer.finish = lambda *_: None  # type: ignore[method-assign]
         await store.aclose()
