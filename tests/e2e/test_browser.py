@@ -65,14 +65,14 @@ class Site:
     server: Server
 
 
-StartSite = Callable[[str], Site]
+StartSite = Callable[..., Site]
 
 
 @pytest.fixture(params=["memory", "valkey"])
 def start_site(request: pytest.FixtureRequest, start_server: StartServer) -> StartSite:
     """Serve the example at a given speed: one process with memory, or two that share only Valkey."""
 
-    def start(words_per_second: str) -> Site:
+    def start(words_per_second: str, *, lease: str = "2") -> Site:
         url = "memory://"
         if request.param == "valkey":
             valkey: Valkey = request.getfixturevalue("valkey")
@@ -83,7 +83,7 @@ def start_site(request: pytest.FixtureRequest, start_server: StartServer) -> Sta
                 "PYTHONPATH": str(EXAMPLE),
                 "REDIS_URL": url,
                 "CHAT_WORDS_PER_SECOND": words_per_second,
-                "RESUMABLE_LEASE": "2",
+                "RESUMABLE_LEASE": lease,
                 "OPENAI_API_KEY": "",
                 "OPENAI_BASE_URL": "",
             },
@@ -201,12 +201,13 @@ class Tab:
         self.answers = page.locator(".message.assistant .text")
         self.questions = page.locator(".message.user .text")
         self.status = page.locator("#status")
+        self.prompt = page.get_by_label("Your message")
         self.stop = page.get_by_role("button", name="Stop")
+        self.try_again = page.get_by_role("button", name="Try again")
 
     async def ask(self, question: str = QUESTION) -> None:
-        prompt = self.page.get_by_label("Your message")
-        await prompt.fill(question)
-        await prompt.press("Enter")
+        await self.prompt.fill(question)
+        await self.prompt.press("Enter")
 
     async def shows_some(self, *, more_than: int = 100) -> str:
         """Wait until that much of the one answer can be read, and give it."""
@@ -230,6 +231,18 @@ class Tab:
 
     async def reload(self) -> None:
         await self.page.reload()
+
+    async def note_states(self) -> None:
+        """Note every state that the status shows from now on."""
+        await self.page.evaluate("""
+            const line = document.getElementById("status");
+            window.noted = [];
+            const observer = new MutationObserver(() => noted.push(line.dataset.state));
+            observer.observe(line, { attributeFilter: ["data-state"] });
+        """)
+
+    async def noted_states(self) -> list[str]:
+        return await self.page.evaluate("noted")
 
 
 async def test_an_answer_is_streamed_and_kept(start_site: StartSite, person: Person) -> None:
@@ -341,10 +354,75 @@ async def test_a_resumed_answer_can_be_stopped_and_asked_for_again(
     await tab.says("resumed")
     await tab.stop.click()
     await tab.says("stopped")
-    await tab.page.get_by_role("button", name="Try again").click()
+    await tab.try_again.click()
     await tab.says("streaming")
     await tab.says("done")
     await tab.shows(story(QUESTION))
+
+
+@pytest.mark.parametrize("key", ["Enter", "Space"])
+@pytest.mark.parametrize("start_site", ["memory"], indirect=True)
+async def test_stop_is_reached_and_pressed_by_keyboard(
+    start_site: StartSite, person: Person, key: str
+) -> None:
+    """The focus stays where it was put while text comes in, and is never lost with a button that goes."""
+    tab = await person.visit(start_site(SLOW))
+    await tab.ask()
+    seen = await tab.shows_some()
+    await tab.page.keyboard.press("Tab")
+    await expect(tab.stop).to_be_focused()
+    await tab.shows_some(more_than=len(seen) + 100)
+    await expect(tab.stop).to_be_focused()
+    await tab.page.keyboard.press(key)
+    await tab.says("stopped")
+    assert await tab.shows_some() != story(QUESTION)
+    await expect(tab.prompt).to_be_focused()
+    await tab.page.keyboard.press("Shift+Tab")
+    await expect(tab.try_again).to_be_focused()
+    await tab.page.keyboard.press(key)
+    await tab.says("streaming")
+    await expect(tab.prompt).to_be_focused()
+    await tab.says("done")
+    await tab.shows(story(QUESTION))
+
+
+@pytest.mark.parametrize("start_site", ["memory"], indirect=True)
+async def test_esc_stops_what_comes_in_and_nothing_else(start_site: StartSite, person: Person) -> None:
+    """It works from wherever the focus is, and what is being typed stays."""
+    tab = await person.visit(start_site(SLOW))
+    await tab.ask()
+    await tab.shows_some()
+    await tab.prompt.fill("And the tides?")
+    await tab.page.keyboard.press("Escape")
+    await tab.says("stopped")
+    await expect(tab.prompt).to_have_value("And the tides?")
+    await tab.page.keyboard.press("Escape")
+    await tab.says("stopped")
+    await tab.page.keyboard.press("Enter")
+    await tab.says("streaming")
+    new_chat = tab.page.get_by_role("button", name="New chat")
+    await new_chat.focus()
+    await tab.page.keyboard.press("Escape")
+    await tab.says("stopped")
+    await expect(new_chat).to_be_focused()
+
+
+@pytest.mark.parametrize("start_site", ["memory"], indirect=True)
+async def test_a_stop_that_could_not_be_asked_for_can_be_pressed_again(
+    start_site: StartSite, browser: Browser
+) -> None:
+    """The browser itself writes failed requests to the console, so that is not looked at."""
+    context = await browser.new_context()
+    tab = await Person(context).visit(start_site(SLOW))
+    await tab.page.route("**/stop", lambda route: route.fulfill(status=503), times=1)
+    await tab.ask()
+    await tab.shows_some()
+    await tab.stop.click()
+    await tab.says("unstopped")
+    await tab.stop.click()
+    await tab.says("stopped")
+    assert await tab.shows_some() != story(QUESTION)
+    await context.close()
 
 
 async def test_an_answer_finished_while_the_page_was_away_is_found(
@@ -403,30 +481,101 @@ async def test_a_lost_network_is_admitted_and_got_over(start_site: StartSite, br
         await context.close()
 
 
+@pytest.mark.parametrize("start_site", ["memory"], indirect=True)
+async def test_a_stop_pressed_while_the_network_is_away_is_kept(
+    start_site: StartSite, browser: Browser
+) -> None:
+    """It is asked for as soon as the server can be reached."""
+    site = start_site("20")
+    async with Cable(urlsplit(site.base).port or 0) as cable:
+        context = await browser.new_context()
+        tab = await Person(context).visit(dataclasses.replace(site, base=cable.base, elsewhere=cable.base))
+        await tab.ask()
+        await tab.shows_some()
+        await cable.pull()
+        await tab.says("reconnecting")
+        await tab.page.keyboard.press("Escape")
+        await tab.says("unstopped")
+        await cable.mend()
+        await tab.says("stopped")
+        assert await tab.shows_some() != story(QUESTION)
+        await context.close()
+
+
 @pytest.mark.parametrize("start_site", ["valkey"], indirect=True)
 async def test_a_dead_worker_is_admitted_and_asking_again_helps(
     start_site: StartSite, browser: Browser
 ) -> None:
-    """Half an answer is never passed off as a whole one."""
-    site = start_site(SLOW)
+    """Half an answer is never passed off as a whole one, nor a replay of it as news."""
+    site = start_site(SLOW, lease="5")
     context = await browser.new_context()
     tab = await Person(context).visit(site)
     await tab.ask()
     await tab.shows_some()
+    await tab.note_states()
     site.server.kill()
     await tab.says("reconnecting")
+    await tab.says("waiting")
+    await expect(tab.status).to_have_text("Waiting for news of the answer…")
     await tab.says("failed")
+    states = await tab.noted_states()
+    assert states[-2:] == ["waiting", "failed"], states
     seen = await tab.shows_some(more_than=20)  # the worker may have taken its last words with it
     assert story(QUESTION).startswith(seen)
-    await expect(tab.page.get_by_role("button", name="Try again")).to_be_visible()
+    await expect(tab.try_again).to_be_visible()
     ARTIFACTS.mkdir(exist_ok=True)
     await tab.page.screenshot(path=ARTIFACTS / "dead-worker.png")
     await tab.page.route(
         "**/api/chat", lambda route: route.continue_(url=route.request.url.replace(site.base, site.elsewhere))
     )
-    await tab.page.get_by_role("button", name="Try again").click()
+    await tab.try_again.click()
     await tab.says("done")
     await tab.shows(story(QUESTION))
+    await context.close()
+
+
+@pytest.mark.parametrize("start_site", ["valkey"], indirect=True)
+async def test_a_tab_whose_connection_holds_says_that_it_waits_for_a_dead_worker(
+    start_site: StartSite, browser: Browser
+) -> None:
+    """It follows the answer through the worker that lives."""
+    site = start_site(SLOW, lease="5")
+    context = await browser.new_context()
+    first = await Person(context).visit(site)
+    await first.ask()
+    await first.shows_some()
+    second = await Person(context).visit(site, first.page.url)
+    await second.says("resumed")
+    site.server.kill()
+    await second.says("waiting")
+    await second.says("failed")
+    await expect(second.page.get_by_text("The rest of the answer was lost")).to_be_visible()
+    await context.close()
+
+
+@pytest.mark.parametrize("start_site", ["valkey"], indirect=True)
+async def test_asking_again_shows_one_answer_in_every_tab(start_site: StartSite, browser: Browser) -> None:
+    """The other tab sees the question before the server does, which still replays the old answer then."""
+    site = start_site(SLOW)
+    context = await browser.new_context()
+    first = await Person(context).visit(site)
+    await first.ask()
+    await first.shows_some()
+    second = await Person(context).visit(site, first.page.url)
+    await second.says("resumed")
+    site.server.kill()
+    for tab in (first, second):
+        await tab.says("failed")
+
+    async def late(route: Route) -> None:
+        await asyncio.sleep(1)
+        await route.continue_(url=route.request.url.replace(site.base, site.elsewhere))
+
+    await first.page.route("**/api/chat", late)
+    await first.try_again.click()
+    for tab in (first, second):
+        await tab.says("done")
+        await tab.shows(story(QUESTION))
     await context.close()
 
 
@@ -442,7 +591,9 @@ async def test_what_people_write_is_shown_as_text(start_site: StartSite, person:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(1180, 820), (390, 800)], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    ("width", "height"), [(1180, 820), (390, 800), (800, 390)], ids=["desktop", "phone", "phone on its side"]
+)
 @pytest.mark.parametrize("start_site", ["memory"], indirect=True)
 async def test_the_page_fits_its_screen(
     start_site: StartSite, browser: Browser, scheme: str, width: int, height: int, tmp_path: Path
@@ -461,6 +612,7 @@ async def test_the_page_fits_its_screen(
         assert await tab.page.evaluate("document.documentElement.scrollWidth") <= width
 
     await expect(tab.page.get_by_text("Built-in storyteller")).to_be_visible()
+    await expect(tab.page.get_by_role("heading", name="Ask, then pull the plug.")).to_be_in_viewport()
     await picture("1-welcome")
     await tab.ask()
     await tab.shows_some(more_than=500)

@@ -1,17 +1,20 @@
 // One chat at a time: sends, follows the answer, finds it again after whatever happened to the connection.
 
-import { change, load, onChangeElsewhere, put, unanswered } from "./history.js";
+import { change, load, put, unanswered } from "./history.js";
 import { chunks, post, resume, stop } from "./stream.js";
-import { View } from "./view.js";
 
 const SOON = [250, 500, 1000, 2000, 4000]; // ms between looks for an answer that should be there any moment
 const LONGEST_WAIT = 8000; // ms between attempts to reconnect
+const QUIET = 2000; // ms without new text after which the page says that it waits
 
-class Chat {
+const ARRIVING = ["sending", "waiting", "streaming", "resumed", "stopping", "unstopped"];
+
+export class Chat {
   #view;
   #following = null; // aborts the following under way
   #live = null; // the answer coming in
-  #seen = 0; // the most that was seen of it, in characters
+  #seen = 0; // the most that was seen of it before the current connection, in characters
+  #quiet = 0; // the timer that ends with "waiting"
   #streamId = null;
   #stopWanted = false;
   #status = "ready";
@@ -44,15 +47,15 @@ class Chat {
     if (!this.#following) this.#follow((signal) => resume(this.id, signal), { resumed: true, conclude });
   }
 
-  async stop() {
+  stop() {
+    if (this.#status === "stopping" || !this.#busy(load(this.id))) return;
     this.#stopWanted = true;
-    this.#say("stopping");
-    await this.#askToStop();
+    this.#askToStop();
   }
 
   changedElsewhere() {
     this.#show();
-    if (unanswered(load(this.id))) this.attach({ conclude: false });
+    this.#followElsewhere();
   }
 
   // What was seen of an unfinished answer is kept in case its stream cannot be found again.
@@ -84,7 +87,13 @@ class Chat {
     this.#streamId = null;
     this.#show();
     // Another tab may have asked the next thing in the meantime.
-    if (settled && unanswered(load(this.id))) this.attach({ conclude: false });
+    if (settled) this.#followElsewhere();
+  }
+
+  // Before the head of another tab's answer is seen, the server may still replay the one that failed before.
+  #followElsewhere() {
+    const chat = load(this.id);
+    if (chat.running && unanswered(chat)) this.attach({ conclude: false });
   }
 
   // Whether this tab has seen the end of the answer.
@@ -144,17 +153,25 @@ class Chat {
     change(this.id, (chat) => (chat.running = this.#streamId)); // other tabs see this and follow
     if (this.#stopWanted) this.#askToStop();
 
-    const status = resumed ? "resumed" : "streaming";
+    this.#progress(resumed ? "waiting" : "sending");
+    try {
+      return await this.#read(response, { news: resumed ? "resumed" : "streaming", signal });
+    } finally {
+      clearTimeout(this.#quiet);
+    }
+  }
+
+  async #read(response, { news, signal }) {
     for await (const chunk of chunks(response)) {
       if (signal.aborted) return "lost";
-      if (this.#status !== status && !this.#stopWanted) this.#say(status);
       if (chunk.type === "start") {
-        this.#live = this.#answer(chunk.messageId ?? this.#streamId ?? newId());
+        this.#begin(chunk.messageId ?? this.#streamId ?? newId());
       } else if (chunk.type === "text-start") {
-        this.#live ??= this.#answer(this.#streamId ?? newId());
+        if (!this.#live) this.#begin(this.#streamId ?? newId());
         if (this.#live.text) this.#live.text += "\n\n";
       } else if (chunk.type === "text-delta") {
         this.#live.text += chunk.delta;
+        if (this.#live.text.length > this.#seen) this.#progress(news);
         this.#showSoon();
       } else if (chunk.type === "finish") {
         return this.#settle(this.#live, "done");
@@ -167,6 +184,13 @@ class Chat {
     return "lost";
   }
 
+  // The start of an answer or of its replay, in which text that this browser has stored is no news.
+  #begin(id) {
+    this.#live = this.#answer(id);
+    const draft = load(this.id).messages.find((message) => message.id === id);
+    this.#seen = Math.max(this.#seen, draft?.text.length ?? 0);
+  }
+
   #answer(id) {
     return { id, role: "assistant", text: "", state: "streaming" };
   }
@@ -174,7 +198,7 @@ class Chat {
   #settle(answer, state, note) {
     change(this.id, (chat) => {
       put(chat, { ...answer, role: "assistant", state, note });
-      chat.running = null;
+      if (chat.running === this.#streamId) chat.running = null; // another tab may have begun the next
     });
     this.#live = null;
     this.#status = state;
@@ -186,7 +210,7 @@ class Chat {
       const last = chat.messages.at(-1);
       if (last.role === "assistant") last.state = "cut";
       else {
-        const note = "No answer to this was recorded.";
+        const note = "The server has no answer to this message.";
         chat.messages.push({ id: newId(), role: "assistant", text: "", state: "cut", note });
       }
       chat.running = null;
@@ -196,10 +220,13 @@ class Chat {
   }
 
   async #askToStop() {
+    this.#say("stopping");
     try {
       await stop(this.id, this.#streamId);
     } catch {
-      return; // asked again as soon as there is a connection: see #receive
+      // Asked again after a reconnection (see #receive), or when the person does.
+      if (this.#status === "stopping") this.#say("unstopped");
+      return;
     }
     // A reload now would find no stream, and should still know why. If the answer was complete, its end says so.
     if (this.#live) change(this.id, (chat) => put(chat, { ...this.#live, state: "stopped" }));
@@ -208,6 +235,14 @@ class Chat {
   #say(status) {
     this.#status = status;
     this.#show();
+  }
+
+  // A busy model and a dead worker look alike from here: no new text comes in, and the page says no more than that.
+  #progress(status) {
+    clearTimeout(this.#quiet);
+    if (this.#stopWanted) return;
+    if (this.#status !== status) this.#say(status);
+    this.#quiet = setTimeout(() => this.#progress("waiting"), QUIET);
   }
 
   #showSoon() {
@@ -223,19 +258,20 @@ class Chat {
   }
 
   #arriving() {
-    return this.#following !== null && ["sending", "streaming", "resumed", "stopping"].includes(this.#status);
+    return this.#following !== null && ARRIVING.includes(this.#status);
   }
 
   #show() {
+    if (this.#following?.signal.aborted) return; // closed: the page shows another chat
     const chat = load(this.id);
     const busy = this.#busy(chat);
     if (this.#live) put(chat, this.#live);
-    else if (this.#status === "sending") chat.messages.push(this.#answer("coming"));
+    else if (this.#arriving() && chat.messages.at(-1)?.role === "user") chat.messages.push(this.#answer("coming"));
     this.#view.show(chat.messages, { busy, arriving: this.#arriving(), status: this.#status });
   }
 }
 
-function newId() {
+export function newId() {
   // crypto.randomUUID exists only on https and localhost
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
@@ -256,48 +292,3 @@ function pause(milliseconds, signal) {
     signal.addEventListener("abort", end, options);
   });
 }
-
-let chat = null;
-
-function open(id) {
-  chat?.close();
-  view.clear();
-  chat = new Chat(id, view);
-  chat.attach({ conclude: true });
-}
-
-function openFromAddress() {
-  const address = new URL(location.href);
-  let id = address.searchParams.get("chat");
-  if (!id) {
-    id = newId();
-    address.searchParams.set("chat", id);
-    history.replaceState(null, "", address);
-  }
-  open(id);
-}
-
-const view = new View({
-  send: (text) => chat.send(text),
-  stop: () => chat.stop(),
-  retry: () => chat.retry(),
-  newChat: () => {
-    const id = newId();
-    history.pushState(null, "", `?chat=${id}`);
-    open(id);
-  },
-});
-
-onChangeElsewhere((id) => id === chat.id && chat.changedElsewhere());
-addEventListener("popstate", openFromAddress);
-addEventListener("pagehide", () => chat.saveDraft());
-document.addEventListener("visibilitychange", () => {
-  if (document.hidden) chat.saveDraft();
-  else chat.attach({ conclude: false });
-});
-
-openFromAddress();
-fetch("/api/about")
-  .then((response) => response.json())
-  .then((about) => view.answeredBy(about.answered_by))
-  .catch(() => {});

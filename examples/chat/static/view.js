@@ -3,20 +3,22 @@
 const STATUS = {
   ready: "Ready",
   sending: "Sending…",
+  waiting: "Waiting for news of the answer…",
   streaming: "Streaming",
   resumed: "Resumed",
   reconnecting: "Connection lost – reconnecting…",
   looking: "Looking for the answer…",
   stopping: "Stopping…",
+  unstopped: "The server could not be asked to stop. Please press Stop again.",
   stopped: "Stopped",
   done: "Answer complete",
-  failed: "Something went wrong",
+  failed: "The answer could not be completed",
 };
 
 const NOTES = {
   stopped: "Stopped.",
   failed: "The answer failed.",
-  cut: "The rest of this answer cannot be had any more.",
+  cut: "The server no longer has the rest of this answer.",
 };
 
 const $ = (id) => document.getElementById(id);
@@ -41,12 +43,16 @@ export class View {
     });
     prompt.addEventListener("input", () => this.#fit());
     $("stop").addEventListener("click", () => actions.stop());
+    addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && !event.isComposing) actions.stop();
+    });
     $("new-chat").addEventListener("click", () => actions.newChat());
     for (const suggestion of document.querySelectorAll(".suggestion")) {
       suggestion.addEventListener("click", () => this.#submit(suggestion.textContent));
     }
     $("to-latest").addEventListener("click", () => {
       this.#pinned = true;
+      $("messages").focus({ preventScroll: true }); // the button goes, and a phone should not open its keyboard
       this.#keepInSight();
     });
     addEventListener("scroll", () => {
@@ -69,12 +75,14 @@ export class View {
     this.focus();
   }
 
+  // Not on a touch screen, where the keyboard would cover half of what there is to read.
   focus() {
-    $("prompt").focus({ preventScroll: true });
+    if (!matchMedia("(pointer: coarse)").matches) $("prompt").focus({ preventScroll: true });
   }
 
   // `busy`: an answer is on its way; `arriving`: its text is coming in right now.
   show(messages, { busy, arriving, status }) {
+    const focused = document.activeElement;
     const log = $("messages");
     const gone = new Set(this.#articles.keys());
     for (const [at, message] of messages.entries()) {
@@ -91,6 +99,8 @@ export class View {
     log.setAttribute("aria-busy", String(arriving)); // a reader of the screen hears the answer once, at its end
     $("welcome").hidden = messages.length > 0;
     this.#showControls(busy, status);
+    // A button that goes does not take the focus with it; one that stays keeps it.
+    if (!focused.isConnected || focused.closest("[hidden]")) this.focus();
     const first = messages[0]?.text.slice(0, 60);
     document.title = first ? `${first} – Resumable chat` : "Resumable chat";
     this.#keepInSight();
@@ -102,11 +112,11 @@ export class View {
       line.dataset.state = status;
       line.textContent = STATUS[status];
     }
-    const hadFocus = [$("send"), $("stop")].includes(document.activeElement);
     $("send").hidden = busy;
     $("stop").hidden = !busy;
-    $("stop").disabled = status === "stopping";
-    if (hadFocus) this.focus();
+    $("stop").setAttribute("aria-disabled", String(status === "stopping")); // `disabled` would take the focus away
+    $("sending-keys").hidden = busy;
+    $("stopping-keys").hidden = !busy;
   }
 
   #add(message) {
@@ -171,11 +181,12 @@ export class View {
   }
 
   #keepInSight() {
-    if (this.#pinned) scrollTo({ top: page.scrollHeight });
+    if (this.#pinned && $("welcome").hidden) scrollTo({ top: page.scrollHeight });
     this.#offerLatest();
   }
 
   #offerLatest() {
-    $("to-latest").hidden = this.#pinned || page.scrollHeight - page.scrollTop - innerHeight < 48;
+    const atEnd = page.scrollHeight - page.scrollTop - innerHeight < 48;
+    $("to-latest").hidden = this.#pinned || atEnd || !$("welcome").hidden;
   }
 }
