@@ -17,7 +17,7 @@ from resumable_asgi.outcome import Outcome
 from resumable_asgi.store import Found, Slot
 from resumable_asgi.store.cluster import ClusterStore
 
-from .moving_slots import Chaos
+from .moving_slots import Chaos, went_well
 
 OpenWorkers = Callable[..., tuple[ClusterStore, ...]]
 
@@ -97,5 +97,4 @@ async def test_slots_that_move_back_and_forth_leave_no_reader_behind(
     chaos = Chaos(start_cluster(), seed=1)
     async with asyncio.timeout(60):
         await chaos.run(4)
-    assert chaos.counts["readers"] == chaos.counts["exact"] > 0, chaos.counts
-    assert not chaos.counts["apart"], chaos.counts
+    assert went_well(chaos.counts), chaos.counts
