@@ -39,8 +39,8 @@ class Verdict:
 
     visit: Visit
     outcome: str
-    """`done`, `stopped`, `lost`, `cut`, `unknown`, `nothing`, `refused`, `never`, or `short`: it asked for what
-    is beyond the end."""
+    """`done`, `stopped`, `lost`, `cut`, `unknown`, `nothing`, `refused`, `never`, or `short`: it asked for
+    what is beyond the end."""
     end: int
     """The offset of the log that it reached."""
 
