@@ -48,7 +48,9 @@ async def test_many_small_ones_do_not_either(store: MemoryStore) -> None:
     assert len(store._expiries) < 5000
 
 
-async def test_what_was_just_delivered_is_there_for_a_client_whose_connection_broke(store: MemoryStore) -> None:
+async def test_what_was_just_delivered_is_there_for_a_client_whose_connection_broke(
+    store: MemoryStore,
+) -> None:
     stream_id = await deliver(store, SLOT.name, 1000)
     assert await store.find(SLOT) is None
     found = await store.find(SLOT, stream_id)

@@ -31,6 +31,8 @@ class Line:
     ) -> None:
         self.down = False
         """Whether Redis could not be written to at the last attempt."""
+        self.refused_at = float("-inf")
+        """When Redis last answered, but refused what it was given."""
         self._link = link
         self._opened = opened
         self._failed = failed
@@ -72,6 +74,7 @@ class Line:
         try:
             handle(replies)
         except RedisRefusedError as error:
+            self.refused_at = asyncio.get_running_loop().time()
             self._fall(error)
         except Exception as error:  # writing must go on, whatever Redis answers
             logger.exception("an answer of Redis could not be understood")

@@ -15,8 +15,10 @@ from ..errors import StoreUnavailableError
 from ..log import Head, Log
 from ..outcome import Outcome
 from ..settings import Settings
+from . import refusals
 from .commands import Commands
-from .resp import Reply, ReplyError, pack
+from .record import note_untold
+from .resp import Reply, ReplyError, is_elsewhere, pack
 from .tail import Tail
 from .wire import Connect, Link, WireLostError
 
@@ -125,8 +127,11 @@ class Tailer:
 
     def _pushed(self, message: Reply) -> None:
         """What comes on the subscription connection."""
-        if isinstance(message, ReplyError) or len(message) != 3:
-            return  # an error, or an answer to PING
+        if isinstance(message, ReplyError):
+            self._refused(message)
+            return
+        if len(message) != 3:
+            return  # an answer to PING
         kind, channel, payload = message
         tail = self._tails.get(channel)
         if tail is None:
@@ -134,7 +139,15 @@ class Tailer:
         if kind in (b"message", b"smessage"):
             tail.published(payload)
         else:  # the past, and what was published until now; or the log moves to another node of a Cluster
+            tail.subscribed = kind in (b"subscribe", b"ssubscribe")
             tail.read()
+
+    def _refused(self, error: ReplyError) -> None:
+        """It does not say for which log: read all of which no publications come."""
+        refusals.note(self._commands.subscribe(b""), str(error))
+        for tail in self._tails.values():
+            if not tail.subscribed:
+                tail.read()
 
     def _subscribe(self, tail: Tail) -> None:
         wire = self.subscription.wire
@@ -153,6 +166,8 @@ class Tailer:
             except WireLostError:
                 await asyncio.sleep(_PERIOD)
                 continue
+            for tail in self._tails.values():
+                tail.subscribed = False
             live = [tail.keys.log for tail in self._tails.values() if tail.log.outcome is None]
             if live:
                 wire.send(self._commands.subscribe(*live))
@@ -213,7 +228,7 @@ class Tailer:
     async def _look_after(self, live: list[Tail]) -> None:
         now = asyncio.get_running_loop().time()
         workers = list({tail.log.head.worker for tail in live})
-        silent = [tail for tail in live if tail.quiet_rounds >= _SILENT_ROUNDS]
+        silent = [tail for tail in live if self._is_silent(tail)]
         if not live:
             return
         async with asyncio.timeout(self._settings.lease):
@@ -230,10 +245,19 @@ class Tailer:
             elif tail.missing_since is None:
                 tail.missing_since = now
             elif now - tail.missing_since > self._settings.lease:
-                tail.log.seal(Outcome.LOST, "vanished")
+                tail.lose("vanished", "it is gone from Redis")
+        unknown = {worker for worker, exists in zip(workers, leases, strict=True) if _is_error(exists)}
         for tail in live:
             if tail.log.head.worker in dead:
                 await self._bury(tail)
+            elif tail.log.head.worker in unknown and tail.quiet_rounds * _PERIOD >= self._settings.lease:
+                tail.lose("silent", "nothing comes, and Redis does not say whether its worker lives")
+
+    def _is_silent(self, tail: Tail) -> bool:
+        """Whether to read it now, and in every so many rounds as long as nothing comes."""
+        rounds = _SILENT_ROUNDS if tail.subscribed else 1
+        quiet = tail.quiet_rounds
+        return quiet >= rounds and (quiet % rounds == 0 or tail.missing_since is not None)
 
     def _note_workers(self, workers: list[str], exist: list[Reply], now: float) -> set[str]:
         """The workers whose lease has been gone for long enough that an emptied Redis would have it back."""
@@ -248,8 +272,15 @@ class Tailer:
         seal = self._commands.seal(tail.keys, Outcome.LOST, retention=retention)
         (reply,) = await self._reader.call(seal)
         if isinstance(reply, ReplyError) or reply[0] == b"gone":
-            tail.log.seal(Outcome.LOST, "its worker died")
+            tail.lose("its worker died", "its worker died")
         else:
+            if reply[0] == b"sealed":
+                note_untold(self._commands, tail.keys, reply)
+                tail.warn("its worker died")
             tail.read()
         # Should the worker have come back just now, it must hear of it.
         await self._shard.tell(tail.log.head.worker, tail.keys.id)
+
+
+def _is_error(reply: Reply) -> bool:
+    return isinstance(reply, ReplyError) and not is_elsewhere(reply)
