@@ -89,7 +89,7 @@ WINDOWS = ["before the pointer", "after the pointer", "before the past", "after 
 def at_window(store: RedisStore, window: str, action: Callable[[], Awaitable[None]]) -> Callable[[], bool]:
     """Have `action` happen in one window of the next resume; returns whether it did."""
     original = store.reader.ask
-    wanted = FIND._text if "pointer" in window else b"$6\r\nXRANGE"
+    wanted = FIND.text if "pointer" in window else b"$6\r\nXRANGE"
     begun, done = [False], [False]
 
     async def ask(*commands: bytes) -> list[asyncio.Future[Any]]:

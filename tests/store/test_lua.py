@@ -32,7 +32,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
 
 
 def run(server: redis.Redis, script: Script, names: list[bytes], *arguments: bytes) -> Any:
-    answer = server.eval(script._text.decode(), len(names), *names, *arguments)
+    answer = server.eval(script.text.decode(), len(names), *names, *arguments)
     for key in server.scan_iter():
         assert server.pttl(key) != -1, f"{key!r} stays for ever"
     return answer
@@ -63,7 +63,7 @@ def find(server: redis.Redis, log: str = "") -> Any:
 
 
 def clear(server: redis.Redis, log: str, ms: int = 0) -> Any:
-    return run(server, keys.CLEAR, [POINTER, K.log(SLOT, log)], log.encode(), b"%d" % ms, b"0")
+    return run(server, keys.CLEAR, [POINTER, K.log(SLOT, log)], log.encode(), b"%d" % ms, b"0", b"20000")
 
 
 def add(server: redis.Redis, log: str, end: int, data: bytes = b"x") -> None:
@@ -72,7 +72,7 @@ def add(server: redis.Redis, log: str, end: int, data: bytes = b"x") -> None:
 
 def active(server: redis.Redis) -> str | None:
     value: Any = server.get(POINTER)
-    return None if value is None else value.decode()
+    return None if value is None or value.endswith(b"-") else value.decode()
 
 
 def test_a_claim_makes_a_log_that_is_not_there(server: redis.Redis) -> None:
@@ -103,15 +103,15 @@ def test_a_sealed_log_without_bytes_ends_at_0(server: redis.Redis) -> None:
     begin(server, NEW)
     seal(server, NEW)
     assert claim(server, NEW) == [b"0", b"done", b"why"]
-    assert find(server) == [NEW.encode(), b"head", b"0", b"done", b"why", None, None]
+    assert find(server) == [NEW.encode(), b"head", b"0", b"done", b"why", None, None, None]
 
 
 @pytest.mark.parametrize(
     ("log", "there", "findable", "expected"),
     [
         (OLD, None, True, OLD),
-        (OLD, NEW, True, NEW),
         (NEW, OLD, True, NEW),
+        (NEW, f"{OLD}-", True, NEW),
         (NEW, None, False, None),
         (NEW, OLD, False, OLD),
     ],
@@ -125,11 +125,50 @@ def test_a_log_that_vanished_takes_the_pointer_from_nobody_newer(
     assert active(server) == expected
 
 
-def test_a_claim_again_does_not_restore_a_pointer_that_was_cleared(server: redis.Redis) -> None:
+@pytest.mark.parametrize("there", [NEW, f"{NEW}-"])
+def test_a_claim_tells_that_a_newer_stream_has_or_had_the_pointer(server: redis.Redis, there: str) -> None:
+    server.set(POINTER, there, px=60000)
+    assert claim(server, OLD) == [b"0", b"replaced"]
+    assert server.get(POINTER) == there.encode()
+
+
+def test_a_claim_restores_a_pointer_that_was_evicted(server: redis.Redis) -> None:
     begin(server, NEW)
-    clear(server, NEW)
-    claim(server, NEW)
-    assert active(server) is None
+    server.delete(POINTER)
+    assert claim(server, NEW) == [b"0"]
+    assert active(server) == NEW
+
+
+def test_a_claim_again_takes_no_pointer_from_an_older_stream_that_began_later(server: redis.Redis) -> None:
+    """By a worker whose clock is behind."""
+    begin(server, NEW)
+    begin(server, OLD)
+    assert claim(server, NEW) == [b"0"]
+    assert active(server) == OLD
+
+
+@pytest.mark.parametrize("how", ["delivered", "stopped", "cleared"])
+def test_an_older_stream_does_not_come_back_when_the_newer_one_is_over(server: redis.Redis, how: str) -> None:
+    begin(server, OLD)
+    begin(server, NEW)
+    if how == "cleared":
+        clear(server, NEW)
+    else:
+        seal(server, NEW, b"stopped" if how == "stopped" else b"done", delivered=b"0")
+    assert find(server) is None
+    assert claim(server, OLD) == [b"0", b"replaced"]
+    assert find(server) is None
+    assert 0 < server.pttl(POINTER) <= 30000
+
+
+def test_a_seal_that_cannot_be_published_stands_and_says_so(server: redis.Redis) -> None:
+    begin(server, NEW)
+    names = [POINTER, K.log(SLOT, NEW)]
+    arguments = (NEW.encode(), b"done", b"", b"30000", CHANNEL, b"NOCOMMAND", b"", b"")
+    sealed, error = run(server, keys.SEAL, names, *arguments)
+    assert sealed == b"sealed"
+    assert b"nknown" in error
+    assert seal(server, NEW) == [b"was", b"done", b""]
 
 
 def test_the_first_seal_wins_and_refuses_every_later_append(server: redis.Redis) -> None:
@@ -212,10 +251,10 @@ def test_find_gives_the_resumable_log_or_the_one_with_an_id(server: redis.Redis)
     begin(server, OLD)
     begin(server, NEW)
     add(server, NEW, 7)
-    assert find(server) == [NEW.encode(), b"head", b"7", None, None, b"7", b"x"]
-    assert find(server, OLD) == [OLD.encode(), b"head", b"0", None, None, None, None]
+    assert find(server) == [NEW.encode(), b"head", b"7", None, None, b"7", b"x", None]
+    assert find(server, OLD) == [OLD.encode(), b"head", b"0", None, None, None, None, None]
     seal(server, NEW, b"error")
-    assert find(server) == [NEW.encode(), b"head", b"7", b"error", b"why", b"7", b"x"]
+    assert find(server) == [NEW.encode(), b"head", b"7", b"error", b"why", b"7", b"x", None]
 
 
 def test_a_pointer_to_a_log_that_is_gone_finds_nothing(server: redis.Redis) -> None:
@@ -228,7 +267,16 @@ def test_a_log_without_its_head_is_not_found(server: redis.Redis) -> None:
     begin(server, NEW)
     add(server, NEW, 7)
     server.xdel(K.log(SLOT, NEW), "0-1")
-    assert find(server) is None
+    assert find(server) == [NEW.encode(), None, b"7", None, None, None, None, None]
+
+
+def test_a_log_that_has_outgrown_its_limit_tells_its_worker(server: redis.Redis) -> None:
+    begin(server, NEW)
+    server.xadd(K.log(SLOT, NEW), {"b": b"x", "w": "worker"}, id="7-0")
+    server.xdel(K.log(SLOT, NEW), "0-1")
+    assert find(server, NEW) == [NEW.encode(), None, b"7", None, None, None, None, b"worker"]
+    seal(server, NEW, b"stopped")
+    assert find(server, NEW) == [NEW.encode(), None, b"7", b"stopped", b"why", None, None, b"worker"]
 
 
 def test_post_reaches_living_workers_only(server: redis.Redis) -> None:

@@ -166,13 +166,34 @@ async def test_a_stop_tells_those_who_follow(stores: Stores) -> None:
 
 
 async def test_a_stop_for_another_stream_stops_nothing(stores: Stores) -> None:
-    first = await begin(stores.own, SLOT)
-    second = await begin(stores.own, SLOT)
+    log, theirs = await begin(stores.own, SLOT), await begin(stores.own, ELSEWHERE)
+    for stream_id in ("f" * 32, "", "-", f"{log.id}-", f"{log.id}}}", theirs.id):
+        assert not await stores.asked.stop(SLOT, stream_id)
+    assert log.outcome is theirs.outcome is None
+    assert await stores.asked.stop(SLOT, log.id)
+    assert await sealed(log) is Outcome.STOPPED
+
+
+async def test_a_stop_by_id_reaches_a_stream_that_was_replaced(stores: Stores) -> None:
+    first, second = await begin(stores.own, SLOT, b"1"), await begin(stores.own, SLOT)
+    assert await stores.asked.stop(SLOT, first.id)
+    assert await sealed(first, timeout=1) is Outcome.STOPPED
+    assert second.outcome is None
     assert not await stores.asked.stop(SLOT, first.id)
-    assert not await stores.asked.stop(SLOT, "f" * 32)
-    assert not await stores.asked.stop(SLOT, "")
-    assert first.outcome is second.outcome is None
-    assert await stores.asked.stop(SLOT, second.id)
+    assert await found_id(stores.asked) == second.id
+    assert await stores.asked.stop(SLOT)
+    assert await sealed(second, timeout=1) is Outcome.STOPPED
+
+
+async def test_a_stop_by_id_reaches_a_stream_that_has_outgrown_its_limit(stores: Stores) -> None:
+    log = await begin(stores.own, SLOT, b"data: 1\n\n")
+    stores.own.overflow(log)
+    log.append(b"data: 2\n\n")
+
+    assert not await stores.asked.stop(ELSEWHERE, log.id)
+    assert await stores.asked.stop(SLOT, log.id)
+    assert await sealed(log, timeout=1) is Outcome.STOPPED
+    assert not await stores.asked.stop(SLOT, log.id)
 
 
 async def test_what_has_ended_cannot_be_stopped(stores: Stores) -> None:

@@ -429,3 +429,37 @@ async def test_followers_of_many_logs_share_one_connection(
     for found in founds:
         assert found is not None
         await until(found.log, lambda found=found: found.log.outcome is Outcome.DONE, "the end")
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("died", "its worker died"),
+        ("vanished", "it is gone from Redis"),
+        ("corrupt", "Redis holds no whole log of it"),
+        ("unreadable", "Redis could not be read for"),
+    ],
+)
+async def test_a_followed_stream_that_is_lost_is_warned_of_once(
+    open_redis: OpenStore, raw: RawLog, caplog: pytest.LogCaptureFixture, how: str, reason: str
+) -> None:
+    raw.begin(raw.head(key="chat\n7")).add(2, b"12")
+    async with followed(open_redis(lease=0.6), raw) as log:
+        await holds(log, b"12")
+        if how == "died":
+            raw.client.delete(raw.lease)
+        elif how == "vanished":
+            raw.client.delete(raw.key)
+        elif how == "corrupt":
+            raw.add(9, b"9").publish(9, b"")
+        else:
+            raw.client.delete(raw.key)
+            raw.client.set(raw.key, "", px=60_000)
+        assert await sealed(log, timeout=5) is Outcome.LOST
+        warned = [record.getMessage() for record in caplog.records if raw.id in record.getMessage()]
+        assert len(warned) == 1
+        assert warned[0].startswith(f"stream {raw.id} (key 'chat\\n7', 2 bytes, ")
+        assert f"s old) is lost: {reason}" in warned[0]
+    if how == "died":  # a replay of what is known to be lost is no news
+        assert (await whole(await open_redis().find(SLOT)))[1] is Outcome.LOST
+        assert caplog.text.count("is lost") == 1

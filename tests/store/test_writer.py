@@ -15,6 +15,8 @@ from testkit.wait import wait_until
 from resumable_asgi import ResumableRoute
 from resumable_asgi.log import Log
 from resumable_asgi.outcome import Outcome
+from resumable_asgi.store import redis as redis_store
+from resumable_asgi.store import refusals
 from resumable_asgi.store.keys import Keys
 from resumable_asgi.store.redis import RedisStore
 from resumable_asgi.store.wire import Wire
@@ -142,7 +144,7 @@ async def test_a_redis_that_fell_back_is_brought_up_to_date(
 
 
 async def test_a_redis_that_holds_more_than_was_written_is_not_added_to(
-    open_redis: OpenStore, server: redis.Redis
+    open_redis: OpenStore, server: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = open_redis()
     log = await begin(store, SLOT, b"12")
@@ -154,6 +156,9 @@ async def test_a_redis_that_holds_more_than_was_written_is_not_added_to(
     await wait_until(lambda: not store.writer.records)
     last = server.xrevrange(key_of(log), count=1)[0][1]
     assert last[b"outcome"] == b"interrupted", "a log with foreign bytes must not look whole"
+    (warned,) = [record.getMessage() for record in caplog.records]
+    assert warned.startswith(f"stream {log.id} (key 'c', 3 bytes, ")
+    assert "can no longer be recorded: Redis holds 9 bytes of it" in warned
 
 
 @pytest.mark.parametrize("delivered", [True, False])
@@ -165,9 +170,9 @@ async def test_a_seal_says_whether_all_of_the_log_was_delivered(
     store.finish(log, Outcome.DONE, delivered=lambda: delivered)
     assert await sealed(log) is Outcome.DONE
     assert log.delivered is delivered
-    assert server.exists(KEYS.pointer(SLOT.name)) == (0 if delivered else 1)
+    assert (await store.find(SLOT) is None) is delivered
     await store.delivered(SLOT, log)
-    assert not server.exists(KEYS.pointer(SLOT.name))
+    assert await store.find(SLOT) is None
 
 
 async def test_a_foreign_seal_stops_the_writer(open_redis: OpenStore, server: redis.Redis) -> None:
@@ -341,8 +346,6 @@ async def test_streams_that_end_while_redis_refuses_do_not_pile_up(
     try:
         for n in range(5):
             log = await begin(store, slot, b"%d" % n)
-            record = store.writer.records[log.id]
-            await wait_until(lambda record=record: not record.fresh)
             store.finish(log, Outcome.DONE)
             await sealed(log)
             await store.delivered(slot, log)
@@ -409,7 +412,7 @@ async def test_an_overflowing_log_that_holds_nothing_yet_can_be_sealed(
     store = open_redis(redis_timeout=0.2)
     log = await begin(store, SLOT)
     store.overflow(log)
-    await wait_until(lambda: not server.exists(KEYS.pointer(SLOT.name)))
+    await wait_until(lambda: not server.exists(key_of(log)) or not server.xlen(key_of(log)))
     store.finish(log, Outcome.DONE)
     await sealed(log)
     await wait_until(lambda: not store.writer.records, timeout=2, what="the writer to come to rest")
@@ -457,3 +460,79 @@ async def test_over_a_new_connection_every_log_is_looked_at_before_anything_is_a
         first = next(command for command in sent if name in command)
         assert b"EVAL" in first
     assert "could not be understood" not in caplog.text
+
+
+@pytest.mark.parametrize("gone", ["pointer", "pointer and log"])
+async def test_what_was_evicted_is_put_right_within_a_lease(
+    open_redis: OpenStore, server: redis.Redis, gone: str
+) -> None:
+    """The app may be silent meanwhile, and the lease may still be there."""
+    store, other = open_redis(lease=1), open_redis(lease=1)
+    log = await begin(store, SLOT, b"12")
+    await wait_until(lambda: in_redis(server, log, b"12"))
+    for _ in range(2):
+        server.delete(KEYS.pointer(SLOT.name), *([key_of(log)] if "log" in gone else []))
+        found = await wait_until(lambda: other.find(SLOT), timeout=1.2)
+        assert found.log.id == log.id
+        await holds(found.log, b"12")
+
+
+@pytest.mark.parametrize("newer", ["live", "delivered", "stopped", "outgrown", "undelivered"])
+async def test_a_stream_that_was_replaced_does_not_take_the_pointer_back(
+    open_redis: OpenStore, server: redis.Redis, newer: str
+) -> None:
+    store, other = open_redis(lease=0.5), open_redis(lease=10)
+    older = await begin(store, SLOT, b"1")
+    log = await begin(other, SLOT, b"2")
+    if newer == "stopped":
+        assert await store.stop(SLOT, log.id)
+    elif newer == "outgrown":
+        other.overflow(log)
+    elif newer != "live":
+        other.finish(log, Outcome.DONE)
+        await sealed(log)
+    if newer == "delivered":
+        await other.delivered(SLOT, log)
+    expected = log.id if newer in ("live", "undelivered") else None
+    record = store.writer.records[older.id]
+    for _ in range(3):  # its worker has looked that often
+        renewed = record.renew_at
+        await wait_until(lambda renewed=renewed: record.renew_at > renewed and record.in_step)
+        record.renew_at = 0
+    found = await other.find(SLOT)
+    assert (found and found.log.id) == expected
+    assert older.outcome is None
+
+
+@pytest.mark.parametrize("asked", ["at start", "with the first stream"])
+async def test_a_server_that_evicts_is_warned_of_once(
+    open_redis: OpenStore,
+    server: redis.Redis,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str,
+) -> None:
+    monkeypatch.setattr(redis_store, "_LOOK_AFTER", 0.05)
+    refusals.forget()
+    server.config_set("maxmemory-policy", "volatile-lru")
+    try:
+        for _ in range(2):
+            store = open_redis()
+            if asked == "at start":
+                await store.start()
+            else:
+                await begin(store, SLOT)
+            await wait_until(lambda: "noeviction" in caplog.text)
+        assert caplog.text.count("maxmemory-policy volatile-lru") == 1
+    finally:
+        server.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_a_server_that_does_not_evict_is_not(
+    open_redis: OpenStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusals.forget()
+    store = open_redis()
+    await store.start()
+    await store.find(SLOT)  # answered after the question
+    assert "maxmemory" not in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -50,6 +51,12 @@ class Found:
         return self._log
 
 
+def described(log: Log) -> str:
+    """A log in the words of a warning."""
+    age = time.time() - log.head.created / 1000
+    return f"{log.id} (key {log.head.key!r}, {log.end} bytes, {age:.1f} s old)"
+
+
 class Store(Protocol):
     """What middleware and runs ask of a store. None of it raises but where that is said."""
 
@@ -95,7 +102,8 @@ class Store(Protocol):
         ...
 
     async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
-        """Seal the running log of `slot` as stopped; False if none runs, or not the one of that id.
+        """Seal the running log of `slot` as stopped: the resumable one, or the one of that id, which may have
+        been replaced or have outgrown its limit. False if there is none, or it has ended.
 
         Raises `StoreUnavailableError`.
         """

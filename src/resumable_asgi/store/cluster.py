@@ -23,6 +23,7 @@ from ..log import Log, new_stream_id
 from ..outcome import Outcome
 from ..settings import Settings
 from . import Found, Slot
+from .backlog import Backlog
 from .commands import Commands
 from .record import Record
 from .redis import ElsewhereError, RedisStore
@@ -45,6 +46,7 @@ class ClusterStore:
         self.topology = topology
         self._settings = settings
         self._commands = Commands(settings.prefix)
+        self.backlog = Backlog()
         self._shards: list[Shard] = []
         self._by_primary: dict[Address | None, Shard] = {}
         topology.changed = self._changed
@@ -183,7 +185,13 @@ class Shard(RedisStore):
         self.anchor = anchor
         self._cluster = cluster
         self._address = cluster.topology.primary(anchor)
-        super().__init__(settings, partial(cluster.topology.connect, anchor), worker=worker, sharded=True)
+        super().__init__(
+            settings,
+            partial(cluster.topology.connect, anchor),
+            worker=worker,
+            sharded=True,
+            backlog=cluster.backlog,
+        )
 
     def primary_is(self, address: Address | None) -> None:
         """Connect anew if the old connections lead elsewhere: after a failover the old primary lives on."""

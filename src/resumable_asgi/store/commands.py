@@ -62,10 +62,13 @@ class Commands:
             % (len(key), key, len(at), at, len(data), data)
         )
 
-    def append_to_window(self, keys: LogKeys, end: int, data: bytes, width: int) -> bytes:
-        """The same, to a log of which only the last `width` bytes are kept."""
-        least = b"%d" % max(0, end - width)
-        return pack(b"XADD", keys.log, b"NOMKSTREAM", b"MINID", b"~", least, b"%d-0" % end, b"b", data)
+    def append_to_window(self, keys: LogKeys, end: int, data: bytes, width: int, worker: str) -> bytes:
+        """The same, to a log of which only the last `width` bytes are kept. It has no head any more, so that
+        each entry names the worker, for a stop."""
+        least, name = b"%d" % max(0, end - width), worker.encode()
+        return pack(
+            b"XADD", keys.log, b"NOMKSTREAM", b"MINID", b"~", least, b"%d-0" % end, b"b", data, b"w", name
+        )
 
     def publish(self, keys: LogKeys, end: int, data: bytes) -> bytes:
         """Tell those who follow: `<end offset>:<bytes>`."""
@@ -96,9 +99,10 @@ class Commands:
             b"" if delivered is None else _ms(delivered),
         )
 
-    def clear(self, keys: LogKeys, after: float, *, hide: bool = False) -> bytes:
+    def clear(self, keys: LogKeys, after: float, *, retention: float, hide: bool = False) -> bytes:
         """Let the log be found for `after` more seconds; `hide`: nor by its id."""
-        return CLEAR.pack([keys.pointer, keys.log], keys.id, _ms(after), b"1" if hide else b"0")
+        flag = b"1" if hide else b"0"
+        return CLEAR.pack([keys.pointer, keys.log], keys.id, _ms(after), flag, _ms(retention))
 
     def find(self, slot: str, stream_id: str) -> bytes:
         """Look up the resumable log of a slot, or the one of that id there unless it is empty."""
@@ -128,6 +132,10 @@ class Commands:
 
     def lives(self, worker: str) -> bytes:
         return pack(b"EXISTS", self._keys.worker(worker))
+
+    def memory(self) -> bytes:
+        """Ask for the server's limit, and for what it does when that is reached."""
+        return pack(b"INFO", b"memory")
 
     def post(self, worker: str, stream_id: bytes) -> bytes:
         """Tell a worker that a stream of its is to end, or was ended."""

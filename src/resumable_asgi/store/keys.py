@@ -37,10 +37,17 @@ class Script:
 
     def __init__(self, name: str) -> None:
         text = files("resumable_asgi.store").joinpath("lua", f"{name}.lua").read_bytes()
-        self._text = re.sub(rb" *--[^\n]*\n", b"\n", text).strip()
+        self.name = name
+        self.text = re.sub(rb" *--[^\n]*\n", b"\n", text).strip()
+
+    @property
+    def calls(self) -> list[str]:
+        """The commands in it. The name of the one that publishes is an argument."""
+        names = {name.decode() for name in re.findall(rb"redis.p?call\('(\w+)'", self.text)}
+        return sorted(names | ({"PUBLISH"} if b"redis.pcall(ARGV" in self.text else set()))
 
     def pack(self, keys: list[bytes], *arguments: bytes) -> bytes:
-        return pack(b"EVAL", self._text, b"%d" % len(keys), *keys, *arguments)
+        return pack(b"EVAL", self.text, b"%d" % len(keys), *keys, *arguments)
 
 
 CLAIM = Script("claim")
@@ -48,3 +55,12 @@ SEAL = Script("seal")
 CLEAR = Script("clear")
 FIND = Script("find")
 POST = Script("post")
+
+
+def name_of(command: bytes) -> str:
+    """What a packed command is called, and of a script what it calls."""
+    name = command.split(b"\r\n", 3)[2].decode("latin-1")
+    for script in (CLAIM, SEAL, CLEAR, FIND, POST):
+        if name == "EVAL" and script.text in command:
+            return f"EVAL ({script.name}.lua: {', '.join(script.calls)})"
+    return name

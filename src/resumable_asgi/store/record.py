@@ -16,8 +16,8 @@ from typing import Protocol
 
 from ..log import Log
 from ..outcome import Outcome
-from . import Slot
-from .commands import Commands
+from . import Slot, described, refusals
+from .commands import Commands, LogKeys
 from .resp import Reply, ReplyError
 from .wire import RedisRefusedError
 
@@ -31,6 +31,18 @@ _FIRST_CLAIM, _CLAIM, _APPEND, _SEAL, _CLEAR, _BURIAL = 1, 2, 4, 8, 16, 32
 
 class Keeper(Protocol):
     """The writer that a record is with."""
+
+    lease: float
+
+    def newest(self, slot: Slot) -> Record | None: ...
+
+    def replaced(self, record: Record) -> None:
+        """A newer stream of its key has the pointer, or had it last."""
+        ...
+
+    def release(self, record: Record) -> None:
+        """Let go of the bytes of a log that has ended."""
+        ...
 
     def consider(self, record: Record) -> None:
         """Called on every append while somebody follows elsewhere."""
@@ -62,6 +74,7 @@ class Record:
         "offset",
         "overflowing",
         "queued",
+        "released",
         "renew_at",
         "seal",
         "sealed",
@@ -86,6 +99,8 @@ class Record:
         self.overflowing = False
         self.abandoned = False
         """Whether the copy can no longer be completed, and is only to be sealed."""
+        self.released = False
+        """Whether the bytes are no longer here; the copy is then sealed as what it is."""
         self.seal: tuple[Outcome, str] | None = None
         """The seal that the run asks for."""
         self.delivered: Callable[[], bool] | None = None
@@ -158,8 +173,12 @@ class Record:
             self._sent = _CLEAR
             return 0
         if self.abandoned:
-            commands.append(self._seal_command(Outcome.INTERRUPTED, "overflow", anywhere=True))
+            commands.append(self._seal_command(Outcome.INTERRUPTED, "incomplete", anywhere=True))
             self._sent = _BURIAL
+            return 0
+        if self.released and self.seal is not None:
+            commands.append(self._seal_command(*self.seal, anywhere=self.seal[0] is Outcome.STOPPED))
+            self._sent = _SEAL
             return 0
         if not self.in_step:
             self.claim(commands)
@@ -182,15 +201,18 @@ class Record:
 
     def claim(self, commands: list[bytes]) -> None:
         """Add the commands that make the copy, or tell how far it is."""
-        # A live log is to be kept for `retention` after its worker's death, and is renewed halfway.
+        # A live log is to be kept for `retention` after its worker's death, and is renewed halfway. Its
+        # pointer is put right once a lease, should it have been evicted; not all of them at the same moment.
         ttl = 2 * self.slot.route.retention
-        self.renew_at = time.monotonic() + ttl / 2
+        findable = not self.overflowing and self.keeper.newest(self.slot) is self
+        spread = 0.5 + int(self.log.id[-2:], 16) / 640
+        self.renew_at = time.monotonic() + min(ttl / 2, spread * self.keeper.lease if findable else ttl)
         head = self.log.head.to_json()
-        if self._fresh and not self.overflowing:
+        if self._fresh and findable:
             commands += self._commands.first_claim(self.keys, head, ttl)
             self._sent = _FIRST_CLAIM
         else:
-            commands.append(self._commands.claim(self.keys, head, ttl, findable=not self.overflowing))
+            commands.append(self._commands.claim(self.keys, head, ttl, findable=findable))
             self._sent = _CLAIM
         self._fresh = False
 
@@ -198,25 +220,32 @@ class Record:
         """One entry, and its publication; while nobody is known to follow, only its end is published."""
         if self.overflowing:
             width = self.slot.route.max_bytes
-            commands.append(self._commands.append_to_window(self.keys, end, data, width))
+            worker = self.log.head.worker
+            commands.append(self._commands.append_to_window(self.keys, end, data, width, worker))
         else:
             commands.append(self._commands.append(self.keys, end, data))
         commands.append(self._commands.publish(self.keys, end, data if self.followed else b""))
 
     def _seal_command(self, outcome: Outcome, detail: str, *, anywhere: bool) -> bytes:
-        self._delivered = outcome is Outcome.DONE and self.delivered is not None and self.delivered()
         route = self.slot.route
+        self._delivered = outcome is Outcome.DONE and self.delivered is not None and self.delivered()
+        findable_for = route.replay_finished if self._delivered else None
+        if self.abandoned or self.released:  # it is the only command for the pointer, too
+            findable_for = self.clear_after
         return self._commands.seal(
             self.keys,
             outcome,
             detail,
             retention=route.retention,
             at=None if anywhere else self.log.end,
-            delivered=route.replay_finished if self._delivered else None,
+            delivered=findable_for,
         )
 
     def _clear_command(self) -> bytes:
-        return self._commands.clear(self.keys, self.clear_after or 0, hide=self.overflowing)
+        retention = self.slot.route.retention
+        return self._commands.clear(
+            self.keys, self.clear_after or 0, retention=retention, hide=self.overflowing
+        )
 
     # -- what Redis answered
 
@@ -239,6 +268,8 @@ class Record:
 
     def _first_claim_answered(self, replies: list[Reply]) -> None:
         done: Reply = replies.pop()
+        # Nothing of a transaction that was refused has happened.
+        self._fresh = isinstance(done, ReplyError) and str(done).startswith("EXECABORT")
         replies += done if isinstance(done, list) else [done]
         if not any(map(refused, replies)):  # else another claim will tell
             self.in_step = True
@@ -246,17 +277,21 @@ class Record:
 
     def _claim_answered(self, reply: Reply) -> None:
         if refused(reply):
-            self.abandon()
+            self.abandon(f"Redis holds something else in its place ({reply})")
             return
         stored = int(reply[0])
-        if len(reply) > 1:
+        if reply[1:] == [b"replaced"]:
+            self.keeper.replaced(self)
+        elif len(reply) > 1:
             self._settle(*_seal_of(reply))
-        elif self.log.start <= stored <= self.log.end:
+            return
+        if self.log.start <= stored <= self.log.end:
             self.offset = stored
             self.in_step = True
             resolve(self.claimed)
         else:
-            self.abandon()
+            here = f"{self.log.start} to {self.log.end}"
+            self.abandon(f"Redis holds {stored} bytes of it, and here are those from {here}")
 
     def _appended(self, end: int, reply: Reply, followers: Reply) -> None:
         self._note_followers(isinstance(followers, int) and followers > 0)
@@ -280,32 +315,57 @@ class Record:
 
     def _seal_answered(self, reply: Reply) -> None:
         if refused(reply):
-            self.abandon()
+            self.abandon(f"Redis holds something else in its place ({reply})")
         elif reply[0] == b"sealed":
             assert self.seal is not None
+            note_untold(self._commands, self.keys, reply)
             self.log.delivered = self._delivered
             self._settle(*self.seal)
         elif reply[0] == b"was":
             self._settle(*_seal_of(reply))
-        else:
+        elif not self.released:
             self.in_step = False
+        elif reply[0] == b"gone":
+            self._settle(*self.seal or (Outcome.LOST, ""))
+        else:
+            self.abandoned = True
 
     def _settle(self, outcome: Outcome, detail: str) -> None:
         self.sealed = True
+        if self.released:
+            self.clear_after = None  # the seal did it
         self.log.seal(outcome, detail)
 
-    def abandon(self) -> None:
+    def abandon(self, reason: str) -> None:
         """Its copy cannot be completed any more: seal it, for those who follow it elsewhere."""
         if self.abandoned:
             return
         self.abandoned = True
-        logger.warning("stream %s can no longer be recorded", self.log.id)
+        self.warn(reason)
         resolve(self.claimed)
         self.log.readers.discard(self)
         if self.log.progressed is not None:
             self.log.progressed()
         if self.seal is not None:
             self.log.seal(*self.seal)
+
+    def warn(self, reason: str) -> None:
+        logger.warning("stream %s can no longer be recorded: %s", described(self.log), reason)
+
+    def release(self) -> None:
+        """Let go of the bytes of a log that has ended. Those who follow it here have the log themselves."""
+        if self.released:
+            return
+        self._note_followers(False)
+        log = self.log
+        log.readers.discard(self)
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = self.delivered = None
+        self.log = Log(log.id, log.head)
+        self.log.start = self.log.end = log.end
+        self.log.seal(log.outcome or Outcome.LOST, log.detail)
+        self.released = True
 
     def let_go(self) -> None:
         """There is nothing more to do for it."""
@@ -320,6 +380,12 @@ class Record:
 def resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+def note_untold(commands: Commands, keys: LogKeys, reply: list[Reply]) -> None:
+    """Say it if a seal could not be published."""
+    if len(reply) > 1:
+        refusals.note(commands.publish(keys, 0, b""), reply[1].decode("utf-8", "replace"))
 
 
 def _seal_of(reply: list[Reply]) -> tuple[Outcome, str]:

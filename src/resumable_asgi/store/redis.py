@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 
 from ..errors import StoreUnavailableError
 from ..log import Head, Log, new_stream_id
 from ..outcome import Outcome
 from ..settings import Settings
-from . import Found, Slot
+from . import Found, Slot, refusals
+from .backlog import Backlog
 from .commands import Commands
 from .record import Record
 from .resp import Reply, ReplyError, is_elsewhere
@@ -27,6 +29,9 @@ _STOP_LOOKS, _STOP_PAUSE = 15, 0.04
 """How often, and at what distance in seconds, to look whether a worker has sealed a log of its that is to
 stop. It hears of it with its next heartbeat; one that is silent for longer is not waited for."""
 
+_LOOK_AFTER = 1.0
+"""Seconds after the first stream."""
+
 
 class ElsewhereError(StoreUnavailableError):
     """Another node of the Cluster serves that key."""
@@ -36,14 +41,25 @@ class RedisStore:
     """The store of one event loop in one process, at one primary."""
 
     def __init__(
-        self, settings: Settings, connect: Connect, *, worker: str | None = None, sharded: bool = False
+        self,
+        settings: Settings,
+        connect: Connect,
+        *,
+        worker: str | None = None,
+        sharded: bool = False,
+        backlog: Backlog | None = None,
     ) -> None:
+        """`backlog` is shared by all stores of a process."""
         self._worker = worker or new_stream_id()
         self._timeout = settings.redis_timeout
+        self._looked = False
+        """Whether the server was, or will be, asked how it uses its memory."""
         self._commands = commands = Commands(settings.prefix, sharded=sharded)
         patience = max(settings.lease / 3, settings.redis_timeout)
         self.reader = Link(connect, patience=patience)
-        self.writer = Writer(settings, connect, patience, commands, self._worker, self._record_moved)
+        self.writer = Writer(
+            settings, connect, patience, commands, self._worker, self._record_moved, backlog or Backlog()
+        )
         self.tailer = Tailer(settings, connect, patience, self.reader, commands, self)
 
     def worker(self, slot: Slot) -> str:
@@ -51,6 +67,9 @@ class RedisStore:
 
     def claim(self, slot: Slot, log: Log) -> None:
         self.writer.claim(slot, log)
+        if not self._looked:  # without a lifespan; the first stream comes first
+            self._looked = True
+            asyncio.get_running_loop().call_later(_LOOK_AFTER, self._look_at_memory)
 
     async def claimed(self, log: Log) -> None:
         await self.writer.claimed(log)
@@ -67,30 +86,34 @@ class RedisStore:
         if log.delivered or self.writer.delivered(log):
             return
         keys = self._commands.log_keys(slot.name, log.id)
-        clear = self._commands.clear(keys, slot.route.replay_finished)
+        route = slot.route
+        clear = self._commands.clear(keys, route.replay_finished, retention=route.retention)
         try:
             await self._ask(self.reader, clear)
         except StoreUnavailableError:
             logger.info("stream %s was delivered, but Redis could not be told: it may be replayed", log.id)
 
     async def find(self, slot: Slot, stream_id: str | None = None) -> Found | None:
-        own = self.newest(slot)
+        own = self._own(slot, stream_id)
+        if own is not None and own.overflowing:
+            return None
         try:
             reply = await self._find(slot, stream_id or "")
         except StoreUnavailableError:
-            if own is None or stream_id not in (None, own.log.id):
+            if own is None:
                 raise
             return Found.here(own.log)
         if reply is None:  # not there, or not yet there again after an outage
-            unclaimed = own is not None and not own.in_step and stream_id in (None, own.log.id)
-            return Found.here(own.log) if own is not None and unclaimed else None
+            return None if own is None or own.in_step else Found.here(own.log)
         return self._found(slot, reply)
 
     def _found(self, slot: Slot, reply: list[Reply]) -> Found | None:
         stream_id: str = reply[0].decode()
         record = self.record(stream_id)
-        if record is not None:
+        if record is not None and not record.released:
             return None if record.overflowing else Found.here(record.log)
+        if reply[1] is None:  # it has outgrown its limit
+            return None
         try:
             head = Head.from_json(reply[1])
             outcome = None if reply[3] is None else Outcome(reply[3].decode())
@@ -100,46 +123,50 @@ class RedisStore:
             return None
 
         def follow() -> Log:
-            return self.tailer.follow(slot.name, stream_id, head, past, sealed=outcome is not None)
+            return self.tailer_of(slot).follow(slot.name, stream_id, head, past, sealed=outcome is not None)
 
         return Found(stream_id, head, past.end, outcome, follow)
 
     async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
-        own = self.newest(slot)
-        try:
-            found = await self._find(slot, "")
-        except StoreUnavailableError:
-            if own is None or stream_id not in (None, own.log.id) or own.seal is not None:
-                raise
-            own.keeper.finish(own.log, Outcome.STOPPED)
-            return True
-        if found is None or found[3] is not None or stream_id not in (None, found[0].decode()):
+        if stream_id == "":
             return False
-        try:
-            worker = Head.from_json(found[1]).worker
-        except ValueError as error:
-            logger.warning("stream %r: not a log that this version can read (%s)", found[0], error)
-            return False
-        return await self._stop(slot, found[0], worker)
+        own = self._own(slot, stream_id)
+        if own is None or stream_id is None:  # another process may have a newer one
+            try:
+                reply = await self._find(slot, stream_id or "")
+            except StoreUnavailableError:
+                if own is None or own.seal is not None:
+                    raise
+            else:
+                if reply is None or reply[3] is not None:
+                    return False
+                found_id: bytes = reply[0]
+                own = self._own(slot, found_id.decode())
+                if own is None:
+                    return await self._stop_elsewhere(slot, found_id, _worker_of(reply))
+        own.keeper.finish(own.log, Outcome.STOPPED)
+        return await _ended(own.log) is Outcome.STOPPED
 
-    async def _stop(self, slot: Slot, stream_id: bytes, worker: str) -> bool:
+    async def _stop_elsewhere(self, slot: Slot, stream_id: bytes, worker: str | None) -> bool:
         """Have the log sealed by its worker, which knows where it ends; or else, soon, by us."""
-        own = self.record(stream_id.decode())
-        if own is not None:
-            own.keeper.finish(own.log, Outcome.STOPPED)
-        else:
+        if worker is not None:
             await self.tell(worker, stream_id)
-        for _ in range(_STOP_LOOKS):
-            await asyncio.sleep(_STOP_PAUSE)
-            found = await self._find(slot, stream_id.decode())
-            if found is None or found[3] is not None:
-                return found is not None and found[3] == b"stopped"
+            for _ in range(_STOP_LOOKS):
+                await asyncio.sleep(_STOP_PAUSE)
+                found = await self._find(slot, stream_id.decode())
+                if found is None or found[3] is not None:
+                    return found is not None and found[3] == b"stopped"
         keys = self._commands.log_keys(slot.name, stream_id.decode())
         seal = self._commands.seal(keys, Outcome.STOPPED, retention=slot.route.retention)
         reply = await self._ask(self.reader, seal)
-        if own is None:  # its lease may have been missing at first
+        if worker is not None:  # its lease may have been missing at first
             await self.tell(worker, stream_id)
         return reply[0] == b"sealed" or reply[:2] == [b"was", b"stopped"]
+
+    def _own(self, slot: Slot, stream_id: str | None) -> Record | None:
+        """What this process writes of a slot: the log of that id, or the latest one."""
+        own = self.newest(slot) if stream_id is None else self.record(stream_id)
+        return own if own is not None and own.slot.name == slot.name and not own.released else None
 
     async def _find(self, slot: Slot, stream_id: str) -> Reply:
         """The answer of the script `find`. Raises `StoreUnavailableError`."""
@@ -172,11 +199,20 @@ class RedisStore:
 
     async def start(self) -> None:
         """Connect now, so that the first stream need not wait for it."""
+        self._looked = True
         try:
             async with asyncio.timeout(self._timeout):
                 await asyncio.gather(self.writer.link.open(), self.reader.open())
         except (WireLostError, TimeoutError) as error:
             logger.warning("Redis cannot be reached yet; streams go on unrecorded until it is: %s", error)
+            return
+        self._look_at_memory()
+
+    def _look_at_memory(self) -> None:
+        """Warn of a server that evicts keys, where it lets that be read. Nobody waits for the answer."""
+        wire = self.reader.wire or self.writer.link.wire
+        if wire is not None:
+            wire.call([self._commands.memory()], _note_eviction)
 
     async def flush(self, timeout: float) -> None:
         await self.writer.flush(timeout)
@@ -215,6 +251,43 @@ class RedisStore:
             kind = ElsewhereError if is_elsewhere(reply) else StoreUnavailableError
             raise kind(f"Redis refused: {reply}")
         return reply
+
+
+def _worker_of(reply: list[Reply]) -> str | None:
+    """Whose log it is that the script `find` found; None if that does not stand there."""
+    if reply[1] is None:
+        return None if reply[7] is None else reply[7].decode("latin-1")
+    try:
+        return Head.from_json(reply[1]).worker
+    except ValueError as error:
+        logger.warning("stream %r: not a log that this version can read (%s)", reply[0], error)
+        return None
+
+
+async def _ended(log: Log) -> Outcome:
+    """How a log has ended whose end is at hand."""
+    changed = asyncio.Event()
+    log.watch(changed.set)
+    try:
+        while log.outcome is None:
+            changed.clear()
+            await changed.wait()
+    finally:
+        log.unwatch(changed.set)
+    return log.outcome
+
+
+def _note_eviction(replies: list[Reply] | None) -> None:
+    if not replies or not isinstance(replies[0], bytes):
+        return
+    found = re.search(rb"^maxmemory_policy:(\S+)", replies[0], re.MULTILINE)
+    policy = "noeviction" if found is None else found[1].decode("latin-1")
+    if policy != "noeviction" and refusals.once("maxmemory-policy"):
+        logger.warning(
+            "Redis evicts keys when its memory is full (maxmemory-policy %s), those of live streams among "
+            "them: set maxmemory-policy to noeviction",
+            policy,
+        )
 
 
 def _give_up(answer: asyncio.Future[Reply]) -> None:

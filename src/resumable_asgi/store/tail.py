@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from ..log import Log
 from ..outcome import Outcome
+from . import described
 from .commands import Commands, LogKeys
 from .keys import SEAL_ID, SEAL_MESSAGE
 from .resp import Reply, ReplyError, is_elsewhere
@@ -62,6 +63,7 @@ class Tail:
         "quiet_rounds",
         "reader",
         "reading",
+        "subscribed",
         "unreadable_since",
     )
 
@@ -82,6 +84,8 @@ class Tail:
         self.reading: asyncio.Task[None] | None = None
         self.quiet_rounds = 0
         """Rounds of the tailer's watch without news."""
+        self.subscribed = False
+        """Whether publications come."""
         self.idle_rounds = 0
         """Such rounds without a reader."""
         self.missing_since: float | None = None
@@ -106,6 +110,7 @@ class Tail:
             return True
         if missing > len(data):
             return False
+        self.quiet_rounds = 0
         log.append(data if missing == len(data) else data[-missing:])
         if log.end > self._max_bytes:
             # It goes on for those attached; one that is far behind cannot be waited for.
@@ -143,9 +148,7 @@ class Tail:
                     await self.moved()
                 await asyncio.sleep(_PAUSE)
             except (CorruptLogError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-                logger.warning("stream %s: Redis holds no whole log of it (%s)", self.log.id, error)
-                self.log.seal(Outcome.LOST, "corrupt")
-        self.quiet_rounds = 0
+                self.lose("corrupt", f"Redis holds no whole log of it ({error})")
 
     async def _read_on(self) -> None:
         """Read to the end of the log as it is now. An entry's id is the offset after it, so that pages can be
@@ -206,8 +209,16 @@ class Tail:
             self.unreadable_since = now
         if now - self.unreadable_since < self._patience:
             return False
-        self.log.seal(Outcome.LOST, "unreadable")
+        self.lose("unreadable", f"Redis could not be read for {self._patience:g} s")
         return True
+
+    def lose(self, detail: str, reason: str) -> None:
+        """End it here, without a seal in Redis: others may still be able to read it."""
+        if self.log.seal(Outcome.LOST, detail):
+            self.warn(reason)
+
+    def warn(self, reason: str) -> None:
+        logger.warning("stream %s is lost: %s", described(self.log), reason)
 
 
 def _end(entry: Reply) -> int:

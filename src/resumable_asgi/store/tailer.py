@@ -16,7 +16,9 @@ from ..errors import StoreUnavailableError
 from ..log import Head, Log
 from ..outcome import Outcome
 from ..settings import Settings
+from . import refusals
 from .commands import Commands
+from .record import note_untold
 from .resp import Reply, ReplyError, is_elsewhere, pack
 from .tail import Tail
 from .wire import Connect, Link, Wire, WireLostError
@@ -145,15 +147,20 @@ class Tailer:
         if kind in (b"message", b"smessage"):
             tail.published(payload)
             return
+        tail.subscribed = kind in (b"subscribe", b"ssubscribe")
         tail.read()  # the past, and what was published until now; or what tells where the log went
         if kind == b"sunsubscribe":  # its hash slot moves, and may be back before anybody knows
             asyncio.get_running_loop().call_later(_PAUSE, self._subscribe, tail)
 
     def _refused(self, error: ReplyError) -> None:
-        """An error does not say for which log: ask over a new connection where they are, for all of them."""
-        wire = self.subscription.wire
-        if is_elsewhere(error) and wire is not None:
-            asyncio.get_running_loop().call_later(_PAUSE, wire.abort)
+        """An error does not say for which log it is."""
+        if is_elsewhere(error):  # ask over a new connection where they are, for all of them
+            asyncio.get_running_loop().call_later(_PAUSE, self.subscription.reopen)
+            return
+        refusals.note(self._commands.subscribe(b""), str(error))
+        for tail in self._tails.values():
+            if not tail.subscribed:
+                tail.read()
 
     def _subscribe(self, tail: Tail) -> None:
         wire = self.subscription.wire
@@ -166,6 +173,8 @@ class Tailer:
 
     def _subscribe_to_all(self, wire: Wire) -> None:
         """What is followed over a new connection."""
+        for tail in self._tails.values():
+            tail.subscribed = False
         live = [tail.keys.log for tail in self._tails.values() if tail.log.outcome is None]
         if live:
             wire.send(self._commands.subscribe(*live))
@@ -181,6 +190,7 @@ class Tailer:
     def _adopt(self, tail: Tail) -> None:
         tail.reader = self._reader
         tail.moved = self._shard.moved
+        tail.subscribed = False
         self._tails[tail.keys.log] = tail
         self._subscribe(tail)
         self._see_to_watch()
@@ -227,7 +237,7 @@ class Tailer:
     async def _look_after(self, live: list[Tail]) -> None:
         now = asyncio.get_running_loop().time()
         workers = list({tail.log.head.worker for tail in live})
-        silent = [tail for tail in live if tail.quiet_rounds >= _SILENT_ROUNDS]
+        silent = [tail for tail in live if self._is_silent(tail)]
         if not live:
             return
         async with asyncio.timeout(self._settings.lease):
@@ -244,10 +254,19 @@ class Tailer:
             elif tail.missing_since is None:
                 tail.missing_since = now
             elif now - tail.missing_since > self._settings.lease:
-                tail.log.seal(Outcome.LOST, "vanished")
+                tail.lose("vanished", "it is gone from Redis")
+        unknown = {worker for worker, exists in zip(workers, leases, strict=True) if _is_error(exists)}
         for tail in live:
             if tail.log.head.worker in dead:
                 await self._bury(tail)
+            elif tail.log.head.worker in unknown and tail.quiet_rounds * _PERIOD >= self._settings.lease:
+                tail.lose("silent", "nothing comes, and Redis does not say whether its worker lives")
+
+    def _is_silent(self, tail: Tail) -> bool:
+        """Whether to read it now, and in every so many rounds as long as nothing comes."""
+        rounds = _SILENT_ROUNDS if tail.subscribed else 1
+        quiet = tail.quiet_rounds
+        return quiet >= rounds and (quiet % rounds == 0 or tail.missing_since is not None)
 
     def _note_workers(self, workers: list[str], exist: list[Reply], now: float) -> set[str]:
         """The workers whose lease has been gone for long enough that an emptied Redis would have it back."""
@@ -264,8 +283,15 @@ class Tailer:
         if is_elsewhere(reply):
             tail.read()  # finds out where
         elif isinstance(reply, ReplyError) or reply[0] == b"gone":
-            tail.log.seal(Outcome.LOST, "its worker died")
+            tail.lose("its worker died", "its worker died")
         else:
+            if reply[0] == b"sealed":
+                note_untold(self._commands, tail.keys, reply)
+                tail.warn("its worker died")
             tail.read()
         # Should the worker have come back just now, it must hear of it.
         await self._shard.tell(tail.log.head.worker, tail.keys.id)
+
+
+def _is_error(reply: Reply) -> bool:
+    return isinstance(reply, ReplyError) and not is_elsewhere(reply)

@@ -18,6 +18,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from ..states import after
+from . import refusals
 from .resp import Reply, ReplyError, new_parser
 
 logger = logging.getLogger(__name__)
@@ -43,10 +44,10 @@ Answered = Callable[[list[Reply] | None], None]
 
 
 class _Call:
-    __slots__ = ("answered", "answers", "replies")
+    __slots__ = ("answered", "commands", "replies")
 
-    def __init__(self, answers: int, answered: Answered) -> None:
-        self.answers = answers
+    def __init__(self, commands: Sequence[bytes], answered: Answered) -> None:
+        self.commands = commands
         self.answered = answered
         self.replies: list[Reply] = []
 
@@ -76,12 +77,16 @@ class Wire(asyncio.Protocol):
 
     def call(self, commands: Sequence[bytes], answered: Answered) -> None:
         """Send packed commands; `answered` is called with their replies, error replies among them."""
-        self._send(commands, [_Call(len(commands), answered)])
+        self._send(commands, [_Call(commands, answered)])
 
     def ask(self, commands: Sequence[bytes]) -> list[asyncio.Future[Reply]]:
         """Send packed commands; each has a future for its reply, which raises `WireLostError`."""
         futures: list[asyncio.Future[Reply]] = [self._loop.create_future() for _ in commands]
-        self._send(commands, [_Call(1, partial(_hand_over, future)) for future in futures])
+        calls = [
+            _Call((command,), partial(_hand_over, future))
+            for command, future in zip(commands, futures, strict=True)
+        ]
+        self._send(commands, calls)
         return futures
 
     def _send(self, commands: Sequence[bytes], calls: Sequence[_Call]) -> None:
@@ -111,8 +116,10 @@ class Wire(asyncio.Protocol):
                     pushed(reply)
                     continue
                 call = calls[0]
+                if isinstance(reply, ReplyError):
+                    refusals.note(call.commands[len(call.replies)], str(reply))
                 call.replies.append(reply)
-                if len(call.replies) == call.answers:
+                if len(call.replies) == len(call.commands):
                     calls.popleft()
                     call.answered(call.replies)
         except (ReplyError, ValueError, IndexError, TypeError) as error:
@@ -219,6 +226,8 @@ class Link:
         self._retry: asyncio.TimerHandle | None = None
         self._failures = 0
         """Troubles since a call was answered."""
+        self.refused_at = float("-inf")
+        """When Redis last answered, but refused what it was given, in seconds of the loop's clock."""
 
     def __repr__(self) -> str:
         return f"<Link {self._state.name}, {self._failures} failures>"
@@ -330,6 +339,7 @@ class Link:
         try:
             handle(replies)
         except RedisRefusedError as error:
+            self.refused_at = asyncio.get_running_loop().time()
             self._trouble(error)
         except Exception as error:  # writing must go on, whatever Redis answers
             logger.exception("an answer of Redis could not be understood")

@@ -14,6 +14,7 @@ from ..log import Log
 from ..outcome import Outcome
 from ..settings import Settings
 from . import Slot
+from .backlog import Backlog
 from .commands import Commands
 from .record import Record, refused, resolve
 from .resp import Reply
@@ -32,6 +33,8 @@ _MOST_TOGETHER = 64
 _LONGEST_TRIP = 1024 * 1024
 """Records, and bytes of logs, in one trip: more would hold up what else is due in this process."""
 
+_OUTGREW = "it has outgrown max_bytes, and Redis does not take what there is"
+
 
 class Writer:
     """Owns the records of all live logs, the worker's lease, and the one connection that writes."""
@@ -44,8 +47,10 @@ class Writer:
         commands: Commands,
         worker: str,
         moved: Callable[[Record], bool],
+        backlog: Backlog,
     ) -> None:
         """`moved` is asked of every record at each new connection: it may hand it over to another writer."""
+        self.lease = settings.lease
         self.records: dict[str, Record] = {}
         self._loop = asyncio.get_running_loop()
         self._settings = settings
@@ -58,6 +63,7 @@ class Writer:
         self._moved = moved
         self._lent: dict[str, Record] = {}
         """Records of other writers by now, whose logs still name this one's lease."""
+        self._backlog = backlog
         self._newest: dict[str, Record] = {}
         self._due: list[Record] = []
         self._turn: asyncio.Handle | None = None
@@ -66,6 +72,12 @@ class Writer:
         self._beat_next = True
         self._under_way = 0
         """Trips of which the answers have not come."""
+
+    @property
+    def _refused(self) -> bool:
+        """Whether Redis refused something just now. The lease tells that what this process has to say gets
+        through: it is not renewed meanwhile, so that those who follow elsewhere do not wait in vain."""
+        return self._loop.time() - self.link.refused_at < self.lease / 4
 
     # -- what the store asks for
 
@@ -106,11 +118,30 @@ class Writer:
         record.seal = (outcome, detail)
         record.delivered = delivered
         record.ended_at = self._loop.time()
-        if self.link.down or record.abandoned:
+        if self.link.down:
+            self._ended_away(record)
+        elif record.abandoned:
             log.seal(outcome, detail)
         else:
             record.timer = self._loop.call_later(self._settings.redis_timeout, log.seal, outcome, detail)
         self.consider(record)
+
+    def _ended_away(self, record: Record) -> None:
+        """A log has ended while Redis is away: keep its bytes only if somebody may come for them."""
+        assert record.seal is not None
+        record.log.seal(*record.seal)
+        if record.clear_after == 0 or record.abandoned or record.seal[0] is Outcome.STOPPED:
+            self.release(record)
+        elif not record.released:
+            self._backlog.add(record)
+
+    def release(self, record: Record) -> None:
+        self._backlog.discard(record)
+        if record.fresh:  # nobody else ever knew of it
+            self._drop(record)
+        else:
+            self._newest_no_more(record)
+            record.release()
 
     def overflow(self, log: Log) -> None:
         record = self.records.get(log.id)
@@ -119,7 +150,7 @@ class Writer:
             record.clear_after = 0
             self._newest_no_more(record)
             if self.link.down:
-                record.abandon()
+                record.abandon(_OUTGREW)
             self.consider(record)
             self._watch_progress(record, -1)
 
@@ -128,7 +159,7 @@ class Writer:
         if record.settled.done() or record.abandoned:
             return
         if offset == record.offset < record.log.end:
-            record.abandon()
+            record.abandon(_OUTGREW)
             record.keeper.consider(record)
             return
         self._loop.call_later(self._settings.redis_timeout, self._watch_progress, record, record.offset)
@@ -142,6 +173,8 @@ class Writer:
             self._drop(record)
         else:
             record.clear_after = record.slot.route.replay_finished
+            if self.link.down and record.seal is not None:
+                self._ended_away(record)
             self.consider(record)
         return True
 
@@ -201,7 +234,9 @@ class Writer:
         beat, self._beat_next = self._beat_next, not self._beat_next
         if self.link.wire is None:
             return
-        if beat:
+        if beat and (self.link.down or self._refused):
+            self._beat_next = True
+        elif beat:
             self._renew(self._loop.time())
             self.link.call([self._lease], self._beaten)
         for record in self.records.values():
@@ -246,6 +281,8 @@ class Writer:
         for record in trip:
             record.answered(each)
             self._see_to(record)
+        if self.link.down and not self._refused:
+            self.link.call([self._lease], self._beaten)
         if self._due:
             self._schedule()
 
@@ -278,6 +315,10 @@ class Writer:
 
     def _drop(self, record: Record) -> None:
         self.records.pop(record.log.id, None)
+        self._backlog.discard(record)
+        if record.queued:  # by a line that is closed
+            record.queued = False
+            self._due.remove(record)
         self._newest_no_more(record)
         record.let_go()
 
@@ -299,12 +340,15 @@ class Writer:
     def adopt(self, record: Record) -> None:
         self.records[record.log.id] = record
         newest = self._newest.get(record.slot.name)
-        if not record.overflowing and (newest is None or newest.log.id < record.log.id):
+        if not (record.overflowing or record.released) and (newest is None or newest.log.id < record.log.id):
             self._newest[record.slot.name] = record
         if self._tick is None:
             self._on_tick()
         self.link.need()
         self.consider(record)
+
+    def replaced(self, record: Record) -> None:
+        self._newest_no_more(record)
 
     def _newest_no_more(self, record: Record) -> None:
         if self._newest.get(record.slot.name) is record:
@@ -314,10 +358,12 @@ class Writer:
 
     def _opened(self, wire: Wire) -> None:
         self._under_way = 0
-        if self._needed():
-            self.link.call([self._lease], self._beaten)
         # It may lead to another Redis than the last one. All are doubted first: considering may send at once.
         here = [record for record in list(self.records.values()) if not self._moved(record)]
+        if self._needed() and not (
+            here and self.link.down
+        ):  # else first see whether it takes anything from this process
+            self.link.call([self._lease], self._beaten)
         for record in here:
             record.doubt()
         for record in here:
@@ -329,8 +375,8 @@ class Writer:
         for record in list(self.records.values()):
             resolve(record.claimed)
             if record.overflowing:
-                record.abandon()
+                record.abandon(_OUTGREW)
             if record.seal is not None:
-                record.log.seal(*record.seal)
+                self._ended_away(record)
                 if self._loop.time() - record.ended_at > record.slot.route.retention:
                     self._drop(record)  # nobody would find it any more

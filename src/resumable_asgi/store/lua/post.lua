@@ -3,7 +3,7 @@
 -- KEYS  1 the worker's lease
 -- ARGV  1 stream id
 -- Answers  1, or 0 if there is no such worker
-if redis.call('EXISTS', KEYS[1]) == 0 then
+if not redis.call('GET', KEYS[1]) then
   return 0
 end
 redis.call('APPEND', KEYS[1], ARGV[1])

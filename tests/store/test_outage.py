@@ -1,0 +1,177 @@
+"""What a process keeps of streams that end while Redis is away, and what becomes of their copies."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import pytest
+from testkit.logs import begin, sealed, slot_named, whole
+from testkit.valkey import Valkey
+from testkit.wait import wait_until
+
+from resumable_asgi import ResumableRoute
+from resumable_asgi.log import Log
+from resumable_asgi.outcome import Outcome
+from resumable_asgi.store import Slot, backlog
+from resumable_asgi.store.redis import RedisStore
+
+from .conftest import OpenStore
+
+KIB = 1024
+
+
+@pytest.fixture
+def away(start_valkey: Callable[..., Valkey]) -> Valkey:
+    return start_valkey(appendonly=True)
+
+
+@pytest.fixture
+async def store(open_redis: OpenStore, away: Valkey) -> RedisStore:
+    return open_redis(ResumableRoute(), redis_url=away.url, redis_timeout=0.1)
+
+
+def slot(n: int) -> Slot:
+    return slot_named(f"{n:032x}")
+
+
+def bytes_held(stream_ids: list[str]) -> int:
+    """Of these logs, by whomever."""
+    held = 0
+    for each in gc.get_objects():
+        if type(each) is Log and each.id in stream_ids:
+            held += each.end - each.start
+    return held
+
+
+async def running(store: RedisStore, count: int, size: int = 100 * KIB) -> list[Log]:
+    """Streams of which Redis has the first part only."""
+    logs = [await begin(store, slot(n), b"1" * KIB) for n in range(count)]
+    for log in logs:
+        await wait_until(lambda log=log: store.writer.records[log.id].offset == KIB)
+    return logs
+
+
+async def goes_away(store: RedisStore, valkey: Valkey, logs: list[Log]) -> None:
+    valkey.stop()
+    await wait_until(lambda: store.writer.link.down)
+    for log in logs:
+        log.append(b"2" * 99 * KIB)
+
+
+async def test_delivered_streams_go_at_once(store: RedisStore, open_redis: OpenStore, away: Valkey) -> None:
+    logs = await running(store, 10)
+    await goes_away(store, away, logs)
+    late = await begin(store, slot(99), b"late")
+    ids = [log.id for log in [*logs, late]]
+    for n, log in enumerate(logs):
+        store.finish(log, Outcome.DONE)
+        await store.delivered(slot(n), log)
+    store.finish(late, Outcome.DONE)
+    await store.delivered(slot(99), late)
+    del log, late
+    logs.clear()
+    assert bytes_held(ids) == 0
+    assert ids[-1] not in store.writer.records, "nobody ever knew of it"
+
+    away.start()
+    await wait_until(lambda: not store.writer.records, what="the copies to be seen to")
+    other = open_redis(redis_url=away.url, redis_timeout=3)
+    for n, stream_id in enumerate(ids[:-1]):
+        assert await other.find(slot(n)) is None
+        found = await other.find(slot(n), stream_id)
+        assert await whole(found) == (b"1" * KIB, Outcome.INTERRUPTED), "half a copy must not look whole"
+    assert away.keys_without_ttl() == []
+
+
+async def test_those_delivered_before_redis_was_known_to_be_away_go_too(
+    store: RedisStore, away: Valkey
+) -> None:
+    logs = await running(store, 3)
+    ids = [log.id for log in logs]
+    away.pause()
+    for n, log in enumerate(logs):
+        log.append(b"2" * 99 * KIB)
+        store.finish(log, Outcome.DONE)
+        await sealed(log)
+        await store.delivered(slot(n), log)
+    del log
+    logs.clear()
+    await wait_until(lambda: bytes_held(ids) == 0, timeout=8)
+    away.cont()
+
+
+async def test_a_copy_that_lacks_its_seal_only_is_sealed_as_what_it_is(
+    store: RedisStore, open_redis: OpenStore, away: Valkey
+) -> None:
+    logs = await running(store, 2)
+    away.stop()
+    await wait_until(lambda: store.writer.link.down)
+    store.finish(logs[0], Outcome.DONE)
+    await store.delivered(slot(0), logs[0])
+    store.finish(logs[1], Outcome.STOPPED)
+    away.start()
+    await wait_until(lambda: not store.writer.records)
+    other = open_redis(redis_url=away.url, redis_timeout=3)
+    assert await whole(await other.find(slot(0), logs[0].id)) == (b"1" * KIB, Outcome.DONE)
+    assert await whole(await other.find(slot(1), logs[1].id)) == (b"1" * KIB, Outcome.STOPPED)
+    assert await other.find(slot(0)) is None
+    assert await other.find(slot(1)) is None
+
+
+async def test_an_emptied_redis_hears_nothing_of_what_was_let_go(store: RedisStore, away: Valkey) -> None:
+    logs = await running(store, 2)
+    await goes_away(store, away, logs)
+    for n, log in enumerate(logs):
+        store.finish(log, Outcome.DONE)
+        await store.delivered(slot(n), log)
+    away.restart(keep_data=False)
+    await wait_until(lambda: not store.writer.records)
+    assert [key for key in away.all_keys() if ":log:" in key] == []
+
+
+async def test_of_the_others_the_newest_are_kept_and_written(
+    store: RedisStore,
+    open_redis: OpenStore,
+    away: Valkey,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(backlog, "_MOST_BYTES", 500 * KIB)
+    logs = await running(store, 8)
+    await goes_away(store, away, logs)
+    logs.append(await begin(store, slot(8), b"2" * 100 * KIB))
+    ids = [log.id for log in logs]
+    for log in logs:
+        store.finish(log, Outcome.DONE)
+    del log
+    logs.clear()
+    assert bytes_held(ids) == 500 * KIB
+    assert [stream_id in caplog.text for stream_id in ids] == [True] * 4 + [False] * 5
+    assert caplog.text.count("can no longer be recorded") == 4
+
+    away.start()
+    await wait_until(lambda: not store.writer.records)
+    assert bytes_held(ids) == 0
+    other = open_redis(redis_url=away.url, redis_timeout=3)
+    for n, stream_id in enumerate(ids):
+        found = await other.find(slot(n))
+        assert found is not None
+        assert found.log.id == stream_id
+        data, outcome = await whole(found)
+        expected = (KIB, Outcome.INTERRUPTED) if n < 4 else (100 * KIB, Outcome.DONE)
+        assert (len(data), outcome) == expected
+
+
+async def test_a_resume_here_of_what_was_let_go_is_no_half_answer(
+    store: RedisStore, away: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resumable_asgi.errors import StoreUnavailableError
+
+    monkeypatch.setattr(backlog, "_MOST_BYTES", 50 * KIB)
+    logs = await running(store, 1)
+    await goes_away(store, away, logs)
+    store.finish(logs[0], Outcome.DONE)
+    for stream_id in (None, logs[0].id):
+        with pytest.raises(StoreUnavailableError):
+            await store.find(slot(0), stream_id)
