@@ -17,6 +17,7 @@ from starlette.requests import Request
 
 from resumable_asgi import checks
 from resumable_asgi.errors import ConfigurationError
+from resumable_asgi.templates import Templates, check_every_start_is_found
 
 Reader: TypeAlias = Callable[[Request], Awaitable[str | None] | str | None]
 """A user's function that reads a key or an owner from a request; None means that there is none."""
@@ -75,17 +76,35 @@ class ResumableRoute:
             raise checks.wrong("key", self.key, f"write '{{{self.key_param}}}' into path={self.path!r}")
         if "key" in params and self.key != "path:key":
             raise checks.wrong("path", self.path, "'{key}' means the key: rename it, or give key='path:key'")
-        base = self.path.rstrip("/") + ("" if by_path else "/{key}")
         if self.resume == DEFAULT:
-            self._set("resume", f"{base}/stream")
+            self._set("resume", f"{self._base}/stream")
         if self.stop == DEFAULT:
-            self._set("stop", f"{base}/stop")
+            self._set("stop", self.default_stop)
         shared = params & self._keyed_template("resume", self.resume)
         if self.stop is not None:
             shared &= self._keyed_template("stop", self.stop)
         self._set("shared_params", tuple(sorted(shared - {"key", self.key_param})))
         self._check_values()
         self._check_overlap()
+
+    @property
+    def _base(self) -> str:
+        by_path = isinstance(self.key, str) and self.key.startswith("path:")
+        return self.path.rstrip("/") + ("" if by_path else "/{key}")
+
+    @property
+    def default_stop(self) -> str:
+        """The stop template of a route that names none."""
+        return f"{self._base}/stop"
+
+    @property
+    def templates(self) -> Templates:
+        """The templates in use, and what else decides which stream a request finds."""
+        identity = (self.path, self.owner, self.shared_params)
+        methods = frozenset(self.methods)
+        return Templates(
+            self.path, methods, self.resume, self.stop, self.key_param, self.shared_params, identity
+        )
 
     @property
     def key_param(self) -> str:
@@ -149,8 +168,8 @@ class Settings:
     """Seconds that Redis may delay a response's start at most."""
     unavailable_status: int = 503
     """What a resume answers when Redis cannot be asked: 204 or a 5xx."""
-    max_body_bytes: int = 4 * 1024 * 1024
-    """Bytes of a request body that are read at most to find a `json:` key."""
+    max_body_bytes: int = 1024 * 1024
+    """Bytes of a request body that are held back at most while its `json:` key is looked for."""
 
     def __post_init__(self) -> None:
         checks.redis_url(self.redis_url)
@@ -278,6 +297,7 @@ def _checked_routes(value: object) -> tuple[ResumableRoute, ...]:
         for other in routes:
             _check_pair(other, route)
         routes.append(route)
+    check_every_start_is_found([route.templates for route in routes])
     return tuple(routes)
 
 
