@@ -73,6 +73,8 @@ def scanned(path: str, parts: list[bytes]) -> KeyScan:
     scan = KeyScan(path)
     for part in parts:
         scan.feed(part)
+        while scan.state is KeyState.BUSY:
+            scan.feed(b"")
     return scan
 
 

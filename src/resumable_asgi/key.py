@@ -17,7 +17,7 @@ from .unrecorded import Reason
 LONGEST_KEY = 512
 """Characters; a request with a longer key is unrecorded."""
 
-_SLICE = 1024
+_SLICE = 8 * 1024
 _TURN = 0.001
 """A scan looks at its clock after this many bytes, which take it 1 ms at most, and gives way after this many
 seconds."""
@@ -58,13 +58,17 @@ async def read_key(
 async def _scan(scan: KeyScan, body: AsyncIterator[bytes], turns: asyncio.Lock) -> None:
     async for part in body:
         position = 0
-        while position < len(part):
+        while position < len(part) or scan.state is KeyState.BUSY:
             async with turns:
                 until = time.perf_counter() + _TURN
-                while position < len(part):
-                    if scan.feed(part[position : position + _SLICE]) is not KeyState.READING:
+                while position < len(part) or scan.state is KeyState.BUSY:
+                    if scan.state is KeyState.BUSY:
+                        scan.feed(b"")
+                    else:
+                        scan.feed(part[position : position + _SLICE])
+                        position += _SLICE
+                    if scan.decided:
                         return
-                    position += _SLICE
                     if time.perf_counter() > until:
                         await asyncio.sleep(0)
                         break

@@ -67,7 +67,10 @@ class Router:
 
 
 def _params(found: re.Match[str]) -> dict[str, str]:
-    return {name: value.replace(_SLASH_MARK, "/") for name, value in found.groupdict("").items()}
+    params = found.groupdict("")
+    if _SLASH_MARK in found[0]:
+        params = {name: value.replace(_SLASH_MARK, "/") for name, value in params.items()}
+    return params
 
 
 def _rules_of(route: ResumableRoute) -> list[_Rule]:
