@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -138,6 +139,20 @@ def test_the_first_object_of_a_dotted_path_counts() -> None:
 def test_what_is_passed_over_takes_no_more_than_so_many_steps(piece: bytes) -> None:
     scan = scanned("id", [b'{"x": ['] + [piece * (20_000 // len(piece) + 1)] * 80)
     assert scan._steps <= MOST_STEPS + 1
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b'"",', b"[[]],", b"[ ", b"] ", b'["', b'["\\""],', b'"\\\\",', b'{"a":{"b":[', b'[[["","",'],
+)
+@pytest.mark.parametrize("before", [b'{"x":[', b'{"x":[[[["a","b",', b'{"x":["', b"{"])
+def test_no_piece_takes_long_at_once(before: bytes, piece: bytes) -> None:
+    """A pattern that backtracks would take for ever; this one takes less than a millisecond."""
+    for shift in range(3):
+        scan = KeyScan("id")
+        began = time.perf_counter()
+        scan.feed(before + piece[shift:] + piece * (8192 // len(piece)))
+        assert time.perf_counter() - began < 0.2
 
 
 @pytest.mark.parametrize("piece", [b'"\\u0061":0,', b'"a":[],', b'"":0 , '])

@@ -204,7 +204,7 @@ async def test_twelve_odd_bodies_pass_through_unrecorded_with_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with worker(redis_url="memory://") as made:
-        body = b'{"x": [' + b"[[]]," * 100_000 + b'0], "id": "c"}'
+        body = b'{"x": [' + b"[[[[1]]]]," * 60_000 + b'0], "id": "c"}'
         exchanges = [made.post(body=body) for _ in range(12)]
         for number in range(12):
             (await made.host.run(number)).finish(FIRST)

@@ -16,8 +16,8 @@ from typing import cast
 
 MOST_STEPS = 100_000
 """Steps after which a body is too odd: one for ten bytes of a body of 1 MiB. A run of plain members of the
-objects on the way to the key takes one step, every other member ten or more. In values that are passed over, a
-run of brackets takes one, and none where three levels of them are closed again within a slice."""
+objects on the way to the key takes one step, every other member ten or more. In values that are passed over,
+a run of brackets takes one, and none where three levels of them are closed again within a slice."""
 
 _STEPS_AT_ONCE = 400
 
@@ -33,8 +33,8 @@ _ESCAPED_STEPS = 20
 _WS = rb"[ \t\n\r]*+"
 _TEXT = rb'[^"\\]*+(?:\\.[^"\\]*+)*+'
 # A first quote that follows no backslash ends its string: to look for that takes a fifth of the time. The
-# branches of this and all other patterns exclude each other: otherwise a match that fails would try both of them
-# for every string, and the time would grow exponentially.
+# branches of this and all other patterns exclude each other: otherwise a match that fails would try both of
+# them for every string, and the time would grow exponentially.
 _QUOTED = rb'"(?:[^"]*+(?<!\\)"|(?![^"]*+(?<!\\)")' + _TEXT + rb'")'
 _WORD = rb'[^ \t\n\r",:\[\]{}]'
 
@@ -334,4 +334,6 @@ def _text(string: bytes) -> str | None:
 def _key(value: bytes) -> str | None:
     if value.startswith(b'"'):
         return _text(value)
-    return str(int(value)) if _INTEGER.fullmatch(value) else None
+    if len(value) > _LONGEST_NUMBER or not _INTEGER.fullmatch(value):
+        return None
+    return str(int(value))
