@@ -59,7 +59,7 @@ async def test_what_was_peeked_at_is_given_to_the_app_too(server: Server, client
     assert (await client.peek())["body"] == b"1"
     assert (await client.peek())["body"] == b"2"
     assert client.body_complete
-    assert [(await client.receive())["body"] for _ in range(2)] == [b"1", b"2"]
+    assert await client.receive() == {"type": "http.request", "body": b"12", "more_body": False}
     server.disconnect()
     assert (await client.receive())["type"] == "http.disconnect"
     assert client.gone
@@ -72,7 +72,47 @@ async def test_peeking_stops_at_the_limit_and_loses_nothing(server: Server, clie
     await client.peek()
     with pytest.raises(BodyTooLargeError):
         await client.peek()
-    assert b"".join([(await client.receive())["body"] for _ in range(3)]) == b"1" * 100 + b"23"
+    assert b"".join([(await client.receive())["body"] for _ in range(2)]) == b"1" * 100 + b"23"
+
+
+async def test_the_body_is_read_no_further_than_asked_for_and_kept_for_the_app(
+    server: Server, client: Client
+) -> None:
+    server.body(b"1", more=True)
+    server.body(b"2" * 5000, more=True)
+    server.body(b"3", more=False)
+    await client.peek()
+    parts = client.body()
+    assert [await anext(parts), await anext(parts)] == [b"1", b"2" * 99]
+    assert server.calls == 2
+    with pytest.raises(BodyTooLargeError):
+        await anext(parts)
+    assert server.calls == 2
+    assert (await client.receive())["body"] == b"1" + b"2" * 5000
+    assert (await client.receive())["body"] == b"3"
+
+
+async def test_a_body_of_just_the_limit_is_not_too_large(server: Server, client: Client) -> None:
+    server.body(b"1" * 100, more=False)
+    assert [part async for part in client.body()] == [b"1" * 100]
+    assert [part async for part in client.body()] == [b"1" * 100]
+
+
+async def test_a_body_ends_when_its_client_leaves(server: Server, client: Client) -> None:
+    server.body(b"1", more=True)
+    server.disconnect()
+    assert b"".join([part async for part in client.body()]) == b"1"
+    assert client.gone
+
+
+async def test_many_small_messages_are_kept_as_few(server: Server, client: Client) -> None:
+    for _ in range(100):
+        server.body(b"x", more=True)
+    parts = client.body()
+    for _ in range(100):
+        await anext(parts)
+    assert await client.receive() == {"type": "http.request", "body": b"x" * 100, "more_body": True}
+    assert client.take() is None
 
 
 async def test_a_disconnect_is_read_only_once(server: Server, client: Client) -> None:

@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import json
-from typing import Any
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message, Scope
+from starlette.types import Scope
 
-from resumable_asgi.errors import ConfigurationError
-from resumable_asgi.routing import Action, Match, Router, read_key
+from resumable_asgi.routing import Router
 from resumable_asgi.settings import ResumableRoute
+from resumable_asgi.templates import Action
 
 CHAT = ResumableRoute()
 EVENTS = ResumableRoute("/runs/{run_id}/events", methods={"GET"}, key="path:run_id")
@@ -36,27 +33,6 @@ def scope_of(
 def found(routes: list[ResumableRoute], scope: Scope) -> tuple[str, Action, dict[str, str]] | None:
     match = Router(routes).match(scope)
     return match and (match.route.path, match.action, match.params)
-
-
-def request_of(scope: Scope, body: bytes | None = None) -> Request:
-    """Without a body it is one of which nobody may read the body."""
-
-    async def receive() -> Message:
-        assert body is not None, "the body was read"
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return Request(scope, receive)
-
-
-async def key_in(route: ResumableRoute, request: Request) -> str | None:
-    return await read_key(Match(route=route, action=Action.START, params={}), request)
-
-
-async def key_in_json(
-    body: bytes, *, key: str = "json:id", content_type: str = "application/json"
-) -> str | None:
-    scope = scope_of("POST", "/api/chat", headers={"content-type": content_type})
-    return await key_in(ResumableRoute(key=key), request_of(scope, body))
 
 
 @pytest.mark.parametrize(
@@ -184,141 +160,3 @@ def test_an_encoded_slash_separates_no_segments() -> None:
 def test_mounts_are_stripped_as_starlette_does(path: str, root_path: str, matches: bool) -> None:
     match = found([CHAT], scope_of("POST", path, path.encode(), root_path=root_path))
     assert (match is not None) is matches
-
-
-@pytest.mark.parametrize(
-    ("body", "key"),
-    [
-        (b'{"id": "a"}', "a"),
-        (b'{"id": 7}', "7"),
-        (b'{"id": -7}', "-7"),
-        (b'{"id": "a", "id": "b"}', "b"),
-        ('{"id": "ü/ ?"}'.encode(), "ü/ ?"),
-        (b'{"id": "\\ud83d\\ude00"}', "\N{GRINNING FACE}"),
-        (b'{"id": "%s"}' % (b"x" * 512), "x" * 512),
-    ],
-)
-async def test_a_json_key_is_a_string_or_an_integer(body: bytes, key: str) -> None:
-    assert await key_in_json(body) == key
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"\xff\xfe",
-        b'"id"',
-        b'["id"]',
-        b"null",
-        b"{}",
-        b'{"id": null}',
-        b'{"id": true}',
-        b'{"id": 7.0}',
-        b'{"id": NaN}',
-        b'{"id": ""}',
-        b'{"id": ["a"]}',
-        b'{"id": {"id": "a"}}',
-        b'{"id": "\\ud800"}',
-        b'{"id": "%s"}' % (b"x" * 513),
-        b'{"id": %s}' % (b"9" * 600),
-        b'{"id": %s}' % (b"9" * 5000),
-        b'{"id": "a", "x": %s}' % (b"[" * 200_000),
-    ],
-)
-async def test_a_malformed_body_has_no_key(body: bytes) -> None:
-    assert await key_in_json(body) is None
-
-
-async def test_a_dotted_path_leads_into_objects() -> None:
-    body = json.dumps({"chat": {"meta": {"id": "a"}, "id": "b"}, "list": [{"id": "c"}]}).encode()
-    assert await key_in_json(body, key="json:chat.meta.id") == "a"
-    assert await key_in_json(body, key="json:chat.id") == "b"
-    assert await key_in_json(body, key="json:chat.id.more") is None
-    assert await key_in_json(body, key="json:list.id") is None
-
-
-@pytest.mark.parametrize(
-    ("content_type", "is_json"),
-    [
-        ("application/json", True),
-        ("Application/JSON; charset=utf-8", True),
-        ("application/vnd.api+json", True),
-        ("text/plain", False),
-        ("application/jsonlines", False),
-        ("", False),
-    ],
-)
-async def test_a_json_key_needs_a_json_content_type(content_type: str, is_json: bool) -> None:
-    assert await key_in_json(b'{"id": "a"}', content_type=content_type) == ("a" if is_json else None)
-
-
-@pytest.mark.parametrize(
-    ("key", "expected"),
-    [
-        ("query:chat", "ä b"),
-        ("header:x-chat", "h"),
-        ("header:X-Chat", "h"),
-        ("query:none", None),
-        ("header:none", None),
-    ],
-)
-async def test_keys_come_from_the_query_and_from_headers(key: str, expected: str | None) -> None:
-    scope = scope_of("POST", "/api/chat", headers={"x-chat": "h"}, query=b"chat=%C3%A4+b")
-    route = ResumableRoute(key=key)
-    assert await key_in(route, request_of(scope)) == expected
-
-
-async def test_a_path_key_is_the_param_for_every_action() -> None:
-    router = Router([EVENTS])
-    for method, path in (("GET", ""), ("GET", "/stream"), ("POST", "/stop"), ("DELETE", "/stream")):
-        scope = scope_of(method, f"/runs/a b/events{path}")
-        match = router.match(scope)
-        assert match is not None
-        assert await read_key(match, request_of(scope)) == "a b"
-
-
-@pytest.mark.parametrize(
-    "route", [CHAT, ResumableRoute("/runs/{x}", key="path:x", resume="/api/chat/{key}/stream")]
-)
-async def test_the_key_of_a_resume_is_the_key_param(route: ResumableRoute) -> None:
-    scope = scope_of("GET", "/api/chat/a/b/stream", b"/api/chat/a%2fb/stream")
-    match = Router([route]).match(scope)
-    assert match is not None
-    assert await read_key(match, request_of(scope)) == "a/b"
-
-
-async def test_a_resume_with_a_key_that_no_start_can_have_has_none() -> None:
-    for chat_id in ("x" * 513, "\ud800"):
-        match = Router([CHAT]).match(scope_of("GET", f"/api/chat/{chat_id}/stream"))
-        assert match is not None
-        assert await read_key(match, request_of(scope_of("GET", "/"))) is None
-
-
-async def test_a_callable_finds_the_key_sync_or_async() -> None:
-    async def from_body(request: Request) -> str | None:
-        return (await request.body()).decode() or None
-
-    scope = scope_of("POST", "/api/chat", headers={"x-chat": "a"})
-    assert await key_in(ResumableRoute(key=from_body), request_of(scope, b"b")) == "b"
-    assert await key_in(ResumableRoute(key=from_body), request_of(scope, b"")) is None
-    assert (
-        await key_in(ResumableRoute(key=lambda request: request.headers["x-chat"]), request_of(scope)) == "a"
-    )
-
-
-async def test_a_callable_that_returns_something_else_is_a_configuration_error() -> None:
-    def returns_a_number(request: Request) -> Any:
-        return 7
-
-    with pytest.raises(ConfigurationError, match=r"key=.*returned a int; return str or None"):
-        await key_in(ResumableRoute(key=returns_a_number), request_of(scope_of("POST", "/api/chat")))
-
-
-async def test_a_client_that_leaves_before_its_body_is_complete_is_reported() -> None:
-    async def receive() -> Message:
-        return {"type": "http.disconnect"}
-
-    scope = scope_of("POST", "/api/chat", headers={"content-type": "application/json"})
-    with pytest.raises(ClientDisconnect):
-        await key_in(CHAT, Request(scope, receive))

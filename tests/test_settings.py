@@ -24,7 +24,7 @@ def test_the_defaults_of_the_settings_are_documented_values() -> None:
     settings = Settings()
     assert (settings.redis_url, settings.prefix, settings.lease) == (None, "resumable", 10)
     assert (settings.drain_timeout, settings.redis_timeout, settings.unavailable_status) == (10, 0.5, 503)
-    assert settings.max_body_bytes == 4 * 1024 * 1024
+    assert settings.max_body_bytes == 1024 * 1024
     assert settings.routes == (ResumableRoute(),)
 
 

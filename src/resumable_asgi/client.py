@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from starlette.types import Message, Receive
 
 logger = logging.getLogger(__name__)
 
 _READ_AHEAD = 64 * 1024
+_SMALL = 4096
+"""A held message shorter than that is joined with the next, since every message takes some 300 bytes."""
 
 
 class BodyTooLargeError(Exception):
@@ -58,6 +60,11 @@ class Client:
         if self._read > self._max_body_bytes:
             raise BodyTooLargeError
         return message
+
+    def body(self) -> BodyParts:
+        """The parts of the request's body, from its first byte. All that is read is kept for the app too."""
+        held = [message.get("body", b"") for message in self._held]
+        return BodyParts(held, self._read_ahead, self._max_body_bytes)
 
     async def receive(self) -> Message:
         """A `receive` for an app that is not detached: what was read ahead, then the server's own."""
@@ -116,11 +123,51 @@ class Client:
             self.body_complete = True
         return message
 
+    async def _read_ahead(self) -> bytes | None:
+        """The next part of the body, kept for the app; None at the body's end or the client's."""
+        if self.body_complete or self.gone:
+            return None
+        message = await self._next()
+        self._hold(message)
+        return message.get("body", b"")
+
     def _tell(self) -> None:
         for changed in self._watchers:
             changed()
 
     def _hold(self, message: Message) -> None:
-        if message["type"] != "http.disconnect":
-            self._held.append(message)
-            self._held_bytes += len(message.get("body", b""))
+        if message["type"] == "http.disconnect":
+            return
+        body = message.get("body", b"")
+        self._held_bytes += len(body)
+        if self._held and len(before := self._held[-1].get("body", b"")) < _SMALL:
+            message = {**message, "body": before + body}
+            self._held.pop()
+        self._held.append(message)
+
+
+class BodyParts:
+    """Reads a request's body ahead of the app, and no further than it is asked to. It is no generator, which
+    the event loop would have to close. Raises `BodyTooLargeError` past `most` bytes."""
+
+    __slots__ = ("_held", "_left", "_read_on")
+
+    def __init__(self, held: list[bytes], read_on: Callable[[], Awaitable[bytes | None]], most: int) -> None:
+        self._held = held
+        self._read_on = read_on
+        self._left = most
+
+    def __aiter__(self) -> BodyParts:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._left < 0:
+            raise BodyTooLargeError
+        part = self._held.pop(0) if self._held else await self._read_on()
+        if part is None:
+            raise StopAsyncIteration
+        fitting = part[: self._left]
+        self._left -= len(part)
+        if part and not fitting:
+            raise BodyTooLargeError
+        return fitting

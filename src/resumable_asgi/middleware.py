@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from starlette.middleware.authentication import AuthenticationMiddleware
-from starlette.middleware.cors import CORSMiddleware
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import resume
 from .client import BodyTooLargeError, Client
+from .errors import StoreUnavailableError
 from .follower import Followers
+from .key import read_key
 from .ownership import Owners
 from .ownership import slot as slot_name
-from .routing import Action, Match, Router, read_key
+from .routing import Match, Router
 from .run import Run
 from .runs import Runs
 from .settings import Settings
+from .setup_checks import SetupChecks
 from .sse_starlette import let_sse_starlette_wait
 from .store import Slot, Store
 from .store.factory import open_store
+from .templates import Action
+from .unrecorded import Reason, Unrecorded
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
 logger = logging.getLogger(__name__)
 
-_OUTER = (AuthenticationMiddleware, CORSMiddleware)
 _UNRECORDED_BODIES = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 """Extensions by which a body would go past us."""
 
@@ -42,6 +46,7 @@ class _Runtime:
         self.store = store
         self.followers = followers
         self.runs = Runs()
+        self.scan_turns = asyncio.Lock()
 
 
 class ResumableStreamMiddleware:
@@ -67,36 +72,48 @@ class ResumableStreamMiddleware:
         self._router = Router(settings.routes)
         self._prefixes = self._router.prefixes
         self._owners = Owners()
+        self._unrecorded = Unrecorded()
+        self._checks = SetupChecks(app, settings)
         self._runtime: _Runtime | None = None
         self._has_lifespan = False
         if self._open is None:
             logger.warning("streams are not resumable: set REDIS_URL, or Settings(redis_url=...)")
         else:
-            _warn_of_inner(app)
+            self._checks.at_construction(in_memory=redis is None and settings.redis_url == "memory://")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._open is None:
-            await self.app(scope, receive, send)
-        elif scope["type"] == "http":
+        if scope["type"] == "http":
             # The router looks closer, but nearly all that is not its affair goes by here for less.
             near = scope["path"].startswith(self._prefixes) or scope.get("root_path")
             if near and (match := self._router.match(scope)) is not None:
                 await self._serve(match, scope, receive, send)
             else:
                 await self.app(scope, receive, send)
-        elif scope["type"] == "lifespan":
+        elif scope["type"] == "lifespan" and self._open is not None:
             await self._lifespan(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
     async def _serve(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
-        runtime = self._current_runtime()
-        client = Client(receive, self._settings.max_body_bytes)
-        if match.action is Action.START:
-            await self._start(runtime, match, scope, client, send)
+        if self._open is None:
+            await self._serve_nothing(match, scope, receive, send)
             return
-        identity = await self._identify(match, scope, client)
-        slot = None if identity is None else identity[0]
+        runtime = self._current_runtime()
+        self._checks.at_start(scope, self)
+        self._checks.at_request(scope, start=match.action is Action.START)
+        client = Client(receive, self._settings.max_body_bytes)
+        try:
+            identity = await self._identify(runtime, match, scope, client)
+            if match.start is not None and not await _is_running(runtime.store, identity):
+                match = match.start
+                identity = await self._identify(runtime, match, scope, client)
+        except HTTPException as error:
+            await _refusal(error)(scope, client.receive, send)
+            return
+        if match.action is Action.START:
+            await self._start(runtime, match, identity, scope, client, send)
+            return
+        slot = identity[0] if isinstance(identity, tuple) else None
         if match.action is Action.STOP:
             answer = await resume.stop(
                 scope, client, store=runtime.store, slot=slot, origins=match.route.origins
@@ -112,28 +129,40 @@ class ResumableStreamMiddleware:
         )
         await request.serve(send, runtime.followers)
 
-    async def _start(self, runtime: _Runtime, match: Match, scope: Scope, client: Client, send: Send) -> None:
-        try:
-            identity = await self._identify(match, scope, client)
-        except ClientDisconnect:
-            identity = None
-        except BodyTooLargeError:
-            identity = None
-            logger.warning(
-                "a request to %s passes through unrecorded: its body is larger than max_body_bytes=%d",
-                match.route.path,
-                self._settings.max_body_bytes,
-            )
-        if identity is None:
+    async def _serve_nothing(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
+        """Without a store nothing is recorded, and front ends that resume go on working."""
+        if match.action is Action.START or match.start is not None:
+            await self.app(scope, receive, send)
+        elif match.action is Action.STOP:
+            answer = JSONResponse({"success": True, "stopped": False}, headers={"Cache-Control": "no-store"})
+            await answer(scope, receive, send)
+        else:
+            await resume.nothing()(scope, receive, send)
+
+    async def _start(
+        self,
+        runtime: _Runtime,
+        match: Match,
+        identity: tuple[Slot, str] | Reason | None,
+        scope: Scope,
+        client: Client,
+        send: Send,
+    ) -> None:
+        if not isinstance(identity, tuple):
+            if identity is not None:
+                self._unrecorded.warn(match.route, identity, max_body_bytes=self._settings.max_body_bytes)
             await self.app(scope, client.receive, send)
             return
         slot, key = identity
         _keep_bodies_recordable(scope)
         run = Run(self.app, scope, client, store=runtime.store, slot=slot, key=key)
         await run.serve(send, runs=runtime.runs, among=runtime.followers, linger=not self._has_lifespan)
+        if run.passed is not None and 200 <= run.passed["status"] < 300:
+            self._unrecorded.warn(match.route, Reason.MEDIA_TYPE, content_type=_content_type(run.passed))
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime = self._current_runtime()
+        self._checks.at_start(scope, self)
         heard = False
 
         async def receive_and_drain() -> Message:
@@ -165,16 +194,25 @@ class ResumableStreamMiddleware:
             self._has_lifespan = False
             await runtime.store.aclose()
 
-    async def _identify(self, match: Match, scope: Scope, client: Client) -> tuple[Slot, str] | None:
-        """Where the stream of a request belongs, and its key; None without a key or an owner.
+    async def _identify(
+        self, runtime: _Runtime, match: Match, scope: Scope, client: Client
+    ) -> tuple[Slot, str] | Reason | None:
+        """Where the stream of a request belongs, and its key. Otherwise the reason; None if the client left.
 
-        Raises `ClientDisconnect` and `BodyTooLargeError` if the body was needed and is not to be had.
+        The owner comes first, because it seldom needs the body.
         """
         request = Request({**scope, "path_params": match.params}, client.peek)
-        key = await read_key(match, request)
-        owner = None if key is None else await self._owners.owner_of(match.route, request)
-        if key is None or owner is None:
+        try:
+            owner = await self._owners.owner_of(match.route, request)
+            if owner is None:
+                return Reason.NO_OWNER
+            key = await read_key(match, request, client.body(), runtime.scan_turns)
+        except ClientDisconnect:
             return None
+        except BodyTooLargeError:
+            return Reason.BODY_TOO_LARGE
+        if isinstance(key, Reason):
+            return None if client.gone else key
         mount: str = scope.get("root_path") or ""
         return Slot(slot_name(match.route, mount, match.params, owner, key), match.route), key
 
@@ -208,14 +246,27 @@ def _keep_bodies_recordable(scope: Scope) -> None:
         }
 
 
-def _warn_of_inner(app: ASGIApp) -> None:
-    """Resume answers pass only the middleware outside of this one."""
-    inner: object = app
-    while inner is not None:
-        if isinstance(inner, _OUTER):
-            logger.warning(
-                "%s is inside of ResumableStreamMiddleware, so that resume answers pass it by: "
-                "add it after ResumableStreamMiddleware, since what is added last is outermost",
-                type(inner).__name__,
-            )
-        inner = getattr(inner, "app", None)
+async def _is_running(store: Store, identity: tuple[Slot, str] | Reason | None) -> bool:
+    """Whether there is something to stop."""
+    if not isinstance(identity, tuple):
+        return False
+    try:
+        found = await store.find(identity[0])
+    except StoreUnavailableError:
+        return False
+    return found is not None and found.outcome is None
+
+
+def _refusal(error: HTTPException) -> Response:
+    """What Starlette answers where an endpoint raises it; details that are no text as FastAPI does."""
+    detail: Any = error.detail
+    if error.status_code in (204, 304):
+        return Response(status_code=error.status_code, headers=error.headers)
+    if isinstance(detail, str):
+        return PlainTextResponse(detail, status_code=error.status_code, headers=error.headers)
+    return JSONResponse({"detail": detail}, status_code=error.status_code, headers=error.headers)
+
+
+def _content_type(start: Message) -> str:
+    values = [value for name, value in start.get("headers", ()) if name.lower() == b"content-type"]
+    return repr(values[0].decode("latin-1")) if values else "(none)"

@@ -1,34 +1,21 @@
-"""From a scope to the configured route, the action and the stream's key."""
+"""From a scope to the configured route and the action."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from enum import Enum, auto
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from starlette.requests import Request
 from starlette.routing import compile_path
 from starlette.types import Scope
 
-from resumable_asgi.settings import ResumableRoute, ask
-
-LONGEST_KEY = 512
-"""Characters; a request with a longer key is unrecorded."""
+from .settings import ResumableRoute
+from .templates import Action, Rule
 
 _ENCODED_SLASH = re.compile(rb"%2[fF]")
 _SLASH_MARK = "\udc2f"
 """Stands for an encoded slash while matching: decoding UTF-8 never yields a lone surrogate, so it is free."""
-
-
-class Action(Enum):
-    """What a matched request asks for."""
-
-    START = auto()
-    RESUME = auto()
-    STOP = auto()
 
 
 class Match(NamedTuple):
@@ -37,32 +24,30 @@ class Match(NamedTuple):
     route: ResumableRoute
     action: Action
     params: dict[str, str]
+    start: Match | None = None
+    """Of a stop by the default template: the start that this request is, if there is nothing to stop. A start
+    template that ends in a `path` parameter matches its own stops."""
 
 
 class _Rule(NamedTuple):
     route: ResumableRoute
-    action: Action
-    methods: frozenset[str]
-    template: str
+    rule: Rule
     regex: re.Pattern[str]
+    start: re.Pattern[str] | None
 
 
 class Router:
-    """Finds the first configured route that a request belongs to.
-
-    Within one route the resume and stop templates come before the start template: they are the longer
-    ones, and a start template that ends in a `path` parameter would swallow them.
-    """
+    """Finds the first configured route that a request belongs to."""
 
     __slots__ = ("_rules", "prefixes")
 
     def __init__(self, routes: Iterable[ResumableRoute]) -> None:
         rules = [rule for route in routes for rule in _rules_of(route)]
         self._rules = {
-            method: tuple(rule for rule in rules if method in rule.methods)
-            for method in {method for rule in rules for method in rule.methods}
+            method: tuple(each for each in rules if method in each.rule.methods)
+            for method in {method for each in rules for method in each.rule.methods}
         }
-        self.prefixes = tuple({rule.template.partition("{")[0] for rule in rules})
+        self.prefixes = tuple({each.rule.template.partition("{")[0] for each in rules})
         """The texts before each template's first parameter: a path that begins with none of them below the
         mount point belongs to no route."""
 
@@ -73,24 +58,32 @@ class Router:
         if not path.startswith(self.prefixes, mount):
             return None
         marked = _mark_encoded_slashes(path, scope.get("raw_path"))[mount:]
-        for rule in self._rules.get(scope["method"], ()):
-            if found := rule.regex.match(marked):
-                params = found.groupdict("")
-                if _SLASH_MARK in marked:
-                    params = {name: value.replace(_SLASH_MARK, "/") for name, value in params.items()}
-                return Match(rule.route, rule.action, params)
+        for route, rule, regex, start in self._rules.get(scope["method"], ()):
+            if found := regex.match(marked):
+                other = start and start.match(marked)
+                started = Match(route, Action.START, _params(other)) if other else None
+                return Match(route, rule.action, _params(found), started)
         return None
 
 
-def _rules_of(route: ResumableRoute) -> Iterator[_Rule]:
-    def rule(action: Action, methods: Iterable[str], template: str) -> _Rule:
-        return _Rule(route, action, frozenset(methods), template, compile_path(template)[0])
+def _params(found: re.Match[str]) -> dict[str, str]:
+    params = found.groupdict("")
+    if _SLASH_MARK in found[0]:
+        params = {name: value.replace(_SLASH_MARK, "/") for name, value in params.items()}
+    return params
 
-    yield rule(Action.RESUME, {"GET", "HEAD"}, route.resume)
-    if route.stop is not None:
-        yield rule(Action.STOP, {"POST"}, route.stop)
-        yield rule(Action.STOP, {"DELETE"}, route.resume)
-    yield rule(Action.START, route.methods, route.path)
+
+def _rules_of(route: ResumableRoute) -> list[_Rule]:
+    start = compile_path(route.path)[0]
+    return [
+        _Rule(
+            route,
+            rule,
+            compile_path(rule.template)[0],
+            start if rule.template == route.default_stop and rule.methods.issubset(route.methods) else None,
+        )
+        for rule in route.templates.rules()
+    ]
 
 
 def _mount_length(path: str, root_path: str | None) -> int:
@@ -114,55 +107,3 @@ def _mark_encoded_slashes(path: str, raw_path: bytes | None) -> str:
     plain = marked.replace(_SLASH_MARK, "/")
     # Equal but for a mount point that only `path` has; every character of the two then lines up.
     return path[: len(path) - len(plain)] + marked if path.endswith(plain) else path
-
-
-async def read_key(match: Match, request: Request) -> str | None:
-    """The stream's key, or None if the request has none: 1 to 512 characters that UTF-8 can encode.
-
-    Raises:
-        ConfigurationError: a user's callable returned something else than a string or None.
-        starlette.requests.ClientDisconnect: the client left before its body was complete.
-    """
-    route = match.route
-    if match.action is not Action.START:
-        return _usable(match.params.get(route.key_param, match.params.get("key")))
-    if not isinstance(route.key, str):
-        return _usable(await ask("key", route.key, request))
-    form, _, name = route.key.partition(":")
-    if form == "path":
-        return _usable(match.params.get(name))
-    if form == "query":
-        return _usable(request.query_params.get(name))
-    if form == "header":
-        return _usable(request.headers.get(name))
-    return _usable(_json_text(await request.body(), name)) if _is_json(request) else None
-
-
-def _is_json(request: Request) -> bool:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return media_type == "application/json" or media_type.endswith("+json")
-
-
-def _json_text(body: bytes, dotted_path: str) -> str | None:
-    """The string or integer at `dotted_path` of a JSON object; anything malformed is None."""
-    try:
-        value: object = json.loads(body)
-        for name in dotted_path.split("."):
-            if not isinstance(value, Mapping):
-                return None
-            value = cast("Mapping[str, Any]", value).get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)  # ValueError beyond the interpreter's limit of digits
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, str) else None
-
-
-def _usable(key: str | None) -> str | None:
-    if not key or len(key) > LONGEST_KEY:
-        return None
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return None
-    return key

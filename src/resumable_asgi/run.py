@@ -81,12 +81,15 @@ class Run:
         "_yielded",
         "_yielded_at",
         "log",
+        "passed",
     )
 
     def __init__(
         self, app: ASGIApp, scope: Scope, client: Client, *, store: Store, slot: Slot, key: str
     ) -> None:
         self.log: Log | None = None
+        self.passed: Message | None = None
+        """The start of a response that is no stream to record."""
         self._app = app
         self._scope = scope
         self._client = client
@@ -325,6 +328,7 @@ class Run:
             if is_recordable(message):
                 self._record(message)
                 return
+            self.passed = message
             self._decide(recorded=False)
         await self._send_to_client(message)
 

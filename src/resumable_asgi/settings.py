@@ -17,6 +17,7 @@ from starlette.requests import Request
 
 from resumable_asgi import checks
 from resumable_asgi.errors import ConfigurationError
+from resumable_asgi.templates import Templates, check_every_start_is_found
 
 Reader: TypeAlias = Callable[[Request], Awaitable[str | None] | str | None]
 """A user's function that reads a key or an owner from a request; None means that there is none."""
@@ -85,17 +86,35 @@ class ResumableRoute:
             raise checks.wrong("key", self.key, f"write '{{{self.key_param}}}' into path={self.path!r}")
         if "key" in params and self.key != "path:key":
             raise checks.wrong("path", self.path, "'{key}' means the key: rename it, or give key='path:key'")
-        base = self.path.rstrip("/") + ("" if by_path else "/{key}")
         if self.resume == DEFAULT:
-            self._set("resume", f"{base}/stream")
+            self._set("resume", f"{self._base}/stream")
         if self.stop == DEFAULT:
-            self._set("stop", f"{base}/stop")
+            self._set("stop", self.default_stop)
         shared = params & self._keyed_template("resume", self.resume)
         if self.stop is not None:
             shared &= self._keyed_template("stop", self.stop)
         self._set("shared_params", tuple(sorted(shared - {"key", self.key_param})))
         self._check_values()
         self._check_overlap()
+
+    @property
+    def _base(self) -> str:
+        by_path = isinstance(self.key, str) and self.key.startswith("path:")
+        return self.path.rstrip("/") + ("" if by_path else "/{key}")
+
+    @property
+    def default_stop(self) -> str:
+        """The stop template of a route that names none."""
+        return f"{self._base}/stop"
+
+    @property
+    def templates(self) -> Templates:
+        """The templates in use, and what else decides which stream a request finds."""
+        identity = (self.path, self.owner, self.shared_params)
+        methods = frozenset(self.methods)
+        return Templates(
+            self.path, methods, self.resume, self.stop, self.key_param, self.shared_params, identity
+        )
 
     @property
     def key_param(self) -> str:
@@ -147,8 +166,8 @@ class Settings:
     redis_url: str | None = field(default=None, repr=False)
     """Where streams are kept: `redis://`, `rediss://`, `unix://`,
     `redis+sentinel://host:port,host:port/service/db`, `redis+cluster://host:port,host:port`, or `memory://`
-    for this process only. `None`: every request passes through untouched. `user:password@` before the hosts
-    are the credentials of Redis itself. Those of the Sentinels are options:
+    for this process only. `None`: nothing is recorded, and there is never anything to resume or stop.
+    `user:password@` before the hosts are the credentials of Redis itself. Those of the Sentinels are options:
     `?sentinel_username=…&sentinel_password=…`. All of them are percent-encoded."""
     routes: Sequence[ResumableRoute] = field(default_factory=lambda: (ResumableRoute(),))
     """The routes whose streams can be resumed. The first route that matches a request is used."""
@@ -163,9 +182,10 @@ class Settings:
     unavailable_status: int = 503
     """The status of a resume that cannot reach Redis: a 5xx, or 204 for clients that show every error to
     their users, as the AI SDK does. With 204 they miss a running stream without notice."""
-    max_body_bytes: int = 4 * 1024 * 1024
-    """How many bytes of a request body are read, at most, to find a `json:` key. A start with a larger body
-    passes through unrecorded."""
+    max_body_bytes: int = 1024 * 1024
+    """How many bytes of a request body are held back, at most, while its `json:` key is looked for. The
+    search stops at the key, so let it come first. A start that does not have it within these bytes passes
+    through unrecorded."""
 
     def __post_init__(self) -> None:
         checks.redis_url(self.redis_url)
@@ -293,6 +313,7 @@ def _checked_routes(value: object) -> tuple[ResumableRoute, ...]:
         for other in routes:
             _check_pair(other, route)
         routes.append(route)
+    check_every_start_is_found([route.templates for route in routes])
     return tuple(routes)
 
 
