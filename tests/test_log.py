@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -169,3 +170,40 @@ def test_bytes_that_are_no_head_are_a_value_error(data: bytes) -> None:
 def test_a_deeply_nested_head_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="not the head"):
         Head.from_json(b"[" * 100_000)
+
+
+def test_thousands_who_watch_come_and_go_fast(log: Log) -> None:
+    """They leave together when a log ends: looking through all others for each would hold up the process."""
+    watchers = [Watcher() for _ in range(20_000)]
+    begun = time.perf_counter()
+    for watcher in watchers:
+        log.watch(watcher.wake)
+    log.append(b"1")
+    for watcher in watchers:
+        log.unwatch(watcher.wake)
+    log.append(b"2")
+    assert time.perf_counter() - begun < 1
+    assert {watcher.woken for watcher in watchers} == {1}
+
+
+class Watcher:
+    def __init__(self) -> None:
+        self.woken = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+def test_who_watches_is_called_in_order_and_may_leave_meanwhile(log: Log) -> None:
+    called: list[str] = []
+
+    def once() -> None:
+        called.append("once")
+        log.unwatch(once)
+
+    log.watch(once)
+    log.watch(lambda: called.append("second"))
+    log.watch(lambda: called.append("first"), first=True)
+    log.append(b"1")
+    log.append(b"2")
+    assert called == ["first", "once", "second", "first", "second"]
