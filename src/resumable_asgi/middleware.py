@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from starlette.middleware.authentication import AuthenticationMiddleware
@@ -19,7 +20,7 @@ from .ownership import slot as slot_name
 from .routing import Action, Match, Router, read_key
 from .run import Run
 from .runs import Runs
-from .settings import Settings
+from .settings import ResumableRoute, Settings
 from .sse_starlette import let_sse_starlette_wait
 from .store import Slot, Store
 from .store.factory import open_store
@@ -180,8 +181,7 @@ class ResumableStreamMiddleware:
         runtime = self._runtime
         if runtime is None or runtime.loop is not asyncio.get_running_loop():
             assert self._open is not None
-            silences = [route.keepalive for route in self._settings.routes if route.keepalive is not None]
-            followers = Followers(min([1.0, *(silence / 4 for silence in silences)]))
+            followers = Followers(_shortest_wait(self._settings.routes) / 4)
             self._runtime = runtime = _Runtime(self._open(), followers)
             let_sse_starlette_wait()
         return runtime
@@ -192,6 +192,12 @@ async def _live(receive: Receive, send: Send) -> None:
     for _ in ("startup", "shutdown"):
         message = await receive()
         await send({"type": message["type"] + ".complete"})
+
+
+def _shortest_wait(routes: Sequence[ResumableRoute]) -> float:
+    """The least of what followers have to keep to, and at most 4 seconds."""
+    waits = [wait for route in routes for wait in (route.keepalive, route.stall_timeout) if wait is not None]
+    return min([4.0, *waits])
 
 
 def _keep_bodies_recordable(scope: Scope) -> None:

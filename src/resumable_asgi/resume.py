@@ -13,7 +13,7 @@ from starlette.types import Message, Scope, Send
 from . import sse
 from .client import BodyTooLargeError, Client
 from .errors import StoreUnavailableError
-from .follower import STREAM_ID_HEADER, Follower, Followers
+from .follower import STREAM_ID_HEADER, Follower, Followers, is_shutdown
 from .log import Headers
 from .outcome import Outcome
 from .position import Position, PositionError, read_position
@@ -73,6 +73,9 @@ class Resume:
             return
         try:
             await self._follow(found, position, slot, start, send, among)
+        except asyncio.CancelledError as error:
+            if not is_shutdown(error):
+                raise
         finally:
             self._client.close()
 
@@ -99,8 +102,17 @@ class Resume:
         self, found: Found, position: Position, slot: Slot, start: Message, send: Send, among: Followers
     ) -> None:
         log = found.log
-        with Follower(log, 0, send, self._client, keepalive=slot.route.keepalive, among=among) as follower:
-            if not await follower.start(start):
+        route = slot.route
+        with Follower(
+            log,
+            0,
+            send,
+            self._client,
+            keepalive=route.keepalive,
+            stall_timeout=route.stall_timeout,
+            among=among,
+        ) as follower:
+            if not await follower.send(start):
                 return
             if position.event_id is not None:
                 follower.offset = await _after_event(follower, found, position.event_id)

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Scope, Send
 from . import dialects
 from .client import Client
 from .dialects import Dialect
-from .follower import STREAM_ID_HEADER, Follower, Followers
+from .follower import STREAM_ID_HEADER, Follower, Followers, is_shutdown
 from .log import Head, Headers, Log, new_stream_id
 from .outcome import Outcome
 from .runs import STOP_GRACE, Runs, Signal
@@ -127,11 +127,13 @@ class Run:
                 await task
             elif await self._follow_or_leave(send, among):
                 await asyncio.shield(task)  # background tasks and exceptions, as without us
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if self.log is None:
                 task.cancel()
             self._leave(task)
-            raise
+            if self.log is None or not is_shutdown(error):
+                raise
+            return
         finally:
             self._client.close()
         if linger:
@@ -153,11 +155,19 @@ class Run:
         assert log is not None
         start = {**self._start, "headers": [*self._start.get("headers", ()), _id_header(log)]}
         sized = any(name.lower() == b"content-length" for name, _ in log.head.headers)
-        keepalive = None if sized else self._slot.route.keepalive
-        with Follower(log, 0, send, self._client, keepalive=keepalive, among=among) as follower:
+        route = self._slot.route
+        with Follower(
+            log,
+            0,
+            send,
+            self._client,
+            keepalive=None if sized else route.keepalive,
+            stall_timeout=route.stall_timeout,
+            among=among,
+        ) as follower:
             self._follower = follower
             await self._store.claimed(log)
-            if not (await follower.start(start) and await follower.follow()):
+            if not (await follower.send(start) and await follower.follow()):
                 return False
             if log.outcome is Outcome.ERROR:
                 return True
@@ -168,14 +178,14 @@ class Run:
                 await self._store.delivered(self._slot, log)
             await follower.finish()
             if self._start.get("trailers"):
-                await self._send_trailers(send)
+                await self._send_trailers(follower)
             return True
 
-    async def _send_trailers(self, send: Send) -> None:
+    async def _send_trailers(self, follower: Follower) -> None:
         while True:
             while self._trailers:
                 message = self._trailers.popleft()
-                await send(message)
+                await follower.send(message)
                 if not message.get("more_trailers", False):
                     return
             if self._task.done():

@@ -64,6 +64,8 @@ class ResumableRoute:
     """Seconds of silence after which a follower is sent an SSE comment; None: never."""
     max_bytes: int = 8 * 1024 * 1024
     """Bytes per log; beyond it the response goes on but is no longer resumable."""
+    stall_timeout: float | None = 60.0
+    """Seconds after which a client that takes no byte, while there are some, is cut off; None: never."""
     shared_params: tuple[str, ...] = field(init=False, repr=False, compare=False)
     """The path parameters, other than the key, that a start, a resume and a stop all carry; sorted."""
 
@@ -123,6 +125,9 @@ class ResumableRoute:
         if self.keepalive is not None:
             self._set("keepalive", checks.seconds("keepalive", self.keepalive, least=0, exclusive=True))
         checks.size("max_bytes", self.max_bytes)
+        if self.stall_timeout is not None:
+            stall_timeout = checks.seconds("stall_timeout", self.stall_timeout, least=0, exclusive=True)
+            self._set("stall_timeout", stall_timeout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,8 +195,8 @@ class Settings:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
-        """Build from plain data; `routes` is a list of mappings. False for `stop` or `keepalive` means None,
-        which TOML cannot write.
+        """Build from plain data; `routes` is a list of mappings. False for `stop`, `keepalive` or
+        `stall_timeout` means None, which TOML cannot write.
 
         Raises:
             ConfigurationError: a value is wrong, or a key is unknown.
@@ -261,7 +266,7 @@ def _route(item: object) -> ResumableRoute:
     if isinstance(item, ResumableRoute):
         return item
     values = _known_fields("routes", item, ResumableRoute)
-    for name in ("stop", "keepalive"):
+    for name in ("stop", "keepalive", "stall_timeout"):
         if values.get(name) is False:
             values[name] = None
     return ResumableRoute(**values)
