@@ -201,8 +201,12 @@ def _shortest_wait(routes: Sequence[ResumableRoute]) -> float:
 
 
 def _keep_bodies_recordable(scope: Scope) -> None:
-    """Have the app send its body to us, and in no content coding. Changes the scope in place: outer
-    middleware finds in it what the app's router puts there."""
+    """Have the app send its body to us, in no content coding, and listen for a disconnect, by which it is
+    stopped: from version 2.4 on Starlette waits for an error of `send` instead. Changes the scope in place:
+    outer middleware finds in it what the app's router puts there."""
+    asgi = scope.get("asgi", {})
+    if asgi.get("spec_version", "2.0") not in ("2.0", "2.1", "2.2", "2.3"):
+        scope["asgi"] = {**asgi, "spec_version": "2.3"}
     scope["headers"] = [header for header in scope["headers"] if header[0].lower() != b"accept-encoding"]
     extensions = scope.get("extensions")
     if extensions:

@@ -51,6 +51,9 @@ class MemoryStore:
         if kept is not None:
             self._clear(kept, 0)
 
+    def followed_elsewhere(self, log: Log) -> bool:
+        return False
+
     def finish(
         self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
     ) -> None:

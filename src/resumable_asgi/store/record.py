@@ -302,7 +302,7 @@ class Record:
         if self.abandoned:
             return
         self.abandoned = True
-        logger.warning("stream %s can no longer be recorded", self.log.id)
+        logger.warning("%s can no longer be recorded", self.log)
         resolve(self.claimed)
         self.log.readers.discard(self)
         if self.log.progressed is not None:

@@ -230,6 +230,7 @@ class Tailer:
             elif tail.missing_since is None:
                 tail.missing_since = now
             elif now - tail.missing_since > self._settings.lease:
+                logger.warning("%s ended lost: Redis has no log of it any more", tail.log)
                 tail.log.seal(Outcome.LOST, "vanished")
         for tail in live:
             if tail.log.head.worker in dead:
@@ -247,6 +248,8 @@ class Tailer:
         retention = max(route.retention for route in self._settings.routes)
         seal = self._commands.seal(tail.keys, Outcome.LOST, retention=retention)
         (reply,) = await self._reader.call(seal)
+        if not isinstance(reply, ReplyError) and reply[0] == b"sealed":
+            logger.warning("%s ended lost: its worker died", tail.log)
         if isinstance(reply, ReplyError) or reply[0] == b"gone":
             tail.log.seal(Outcome.LOST, "its worker died")
         else:
