@@ -73,11 +73,21 @@ Follow = Callable[..., "asyncio.Task[bool]"]
 async def follow(log: Log, connection: Connection) -> AsyncIterator[Follow]:
     tasks: list[asyncio.Task[bool]] = []
 
-    def start(offset: int = 0, keepalive: float | None = None, wait_for: int = 0) -> asyncio.Task[bool]:
+    def start(
+        offset: int = 0,
+        keepalive: float | None = None,
+        wait_for: int = 0,
+        stall_timeout: float | None = None,
+    ) -> asyncio.Task[bool]:
         async def run() -> bool:
-            among = Followers(0.01)
             with Follower(
-                log, offset, connection.send, connection.client, keepalive=keepalive, among=among
+                log,
+                offset,
+                connection.send,
+                connection.client,
+                keepalive=keepalive,
+                stall_timeout=stall_timeout,
+                among=Followers(0.01),
             ) as follower:
                 return await follower.wait_for(wait_for) and await follower.follow()
 
@@ -224,6 +234,66 @@ async def test_a_client_that_goes_in_the_turn_of_a_chunk_is_noticed(
     log.append(b"2")
     connection.client.close()
     assert not await result(task)
+
+
+@pytest.mark.parametrize("keeps_up", [False, True])
+async def test_a_client_that_takes_nothing_is_cut_off(
+    log: Log, connection: Connection, follow: Follow, keeps_up: bool
+) -> None:
+    """Whether it was its task that sends, or the dispatcher in its name."""
+    task = follow(stall_timeout=0.1)
+    if keeps_up:
+        log.append(b"1")
+        await connection.until(b"1")
+        await asyncio.sleep(0)
+    connection.open.clear()
+    log.append(b"2")
+    assert not await result(task)
+    assert task.cancelling() == 0
+    assert log.readers == set()
+
+
+async def test_a_client_for_which_there_is_nothing_is_not_cut_off(
+    log: Log, connection: Connection, follow: Follow
+) -> None:
+    task = follow(stall_timeout=0.05)
+    done, _ = await asyncio.wait([task], timeout=0.3)
+    assert not done
+    log.append(b"1")
+    await connection.until(b"1")
+    log.seal(Outcome.DONE)
+    assert await result(task)
+
+
+async def test_a_client_that_takes_a_little_at_a_time_is_not_cut_off(
+    log: Log, connection: Connection, follow: Follow
+) -> None:
+    data = bytes(300_000)
+    task = follow(stall_timeout=0.2)
+    connection.open.clear()
+    log.append(data)
+    log.seal(Outcome.DONE)
+    while not task.done():
+        await asyncio.wait([task], timeout=0.1)
+        connection.open.set()
+        await asyncio.sleep(0)
+        connection.open.clear()
+    assert await result(task)
+    assert connection.body == data
+    assert len(connection.bodies) > 5
+
+
+async def test_a_call_that_is_cancelled_while_its_client_takes_nothing_stays_cancelled(
+    log: Log, connection: Connection, follow: Follow
+) -> None:
+    task = follow(stall_timeout=60)
+    connection.open.clear()
+    log.append(b"1")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await result(task)
 
 
 async def test_the_timer_rests_while_nobody_follows(log: Log, connection: Connection) -> None:

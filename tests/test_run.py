@@ -7,6 +7,7 @@ import gc
 import logging
 import tracemalloc
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import pytest
 from starlette.applications import Starlette
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
-from testkit.inprocess import SSE, Exchange, Host, HostRun, worker
+from testkit.inprocess import JSON, SSE, Exchange, Host, HostRun, worker
 from testkit.wait import wait_until
 
 MEMORY = "memory://"
@@ -114,6 +115,34 @@ def twice_final(run: HostRun) -> None:
         raise LookupError("refused, as servers do")
 
     run.call(again)
+
+
+def twice_started(run: HostRun) -> None:
+    run.emit(b"data: 1\n\n")
+
+    async def again(run: HostRun) -> None:
+        with pytest.raises(RuntimeError, match=r"http\.response\.start"):
+            await run.send(START)
+        raise LookupError("refused, as servers do")
+
+    run.call(again)
+
+
+@pytest.mark.parametrize("goes", [False, True])
+async def test_a_second_start_of_the_response_is_refused(goes: bool) -> None:
+    """Whether its client is there or not."""
+    async with worker(Host(START), redis_url=MEMORY) as made:
+        assert isinstance(made.app, Host)
+        exchange, run = made.post(), await made.app.run()
+        await exchange.until_started()
+        if goes:
+            exchange.disconnect()
+            await exchange.ended()
+        twice_started(run)
+        await run.until_ended("LookupError")
+        resumed = await made.resume().ended()
+        assert (resumed.body, resumed.complete) == (b"data: 1\n\n", False)
+        assert [message["type"] for message in exchange.messages].count("http.response.start") == 1
 
 
 @pytest.mark.parametrize(
@@ -508,7 +537,95 @@ async def test_a_stop_ends_every_follower_at_once() -> None:
             assert follower.body == b"data: 1\n\n"
 
 
+async def test_a_stop_leaves_background_tasks_alone_that_run_after_the_final_body() -> None:
+    """The app hears of the stop, ends its response in its own way, and has more to do for a while."""
+    after = asyncio.Event()
+
+    async def end(run: HostRun) -> None:
+        await run.listen()
+        await run.send(body(b"data: bye\n\n", more=False))
+        await asyncio.sleep(1.5)  # longer than the grace
+        after.set()
+
+    async with worker(redis_url=MEMORY) as made:
+        exchange, run = await made.begin()
+        run.call(end)
+        await settle()
+        assert await made.stop()
+        await exchange.ended()
+        assert exchange.body == b""
+        async with asyncio.timeout(5):
+            await after.wait()
+        run.leave()
+        await run.until_ended("returned")
+
+
+async def test_a_stop_takes_no_bytes_from_an_app_that_listens() -> None:
+    async def go_on(run: HostRun) -> None:
+        for _ in range(3):
+            await run.send(body(b"data: more\n\n"))
+
+    async with worker(redis_url=MEMORY) as made:
+        exchange, run = await made.begin()
+        listener = asyncio.create_task(run.listen())
+        await settle()
+        assert await made.stop()
+        await listener
+        run.call(go_on)
+        run.leave()
+        await run.until_ended("returned")
+        await exchange.ended()
+        assert (exchange.body, exchange.complete) == (b"", True)
+
+
+async def test_an_app_that_hears_of_the_stop_and_goes_on_is_cancelled() -> None:
+    async def go_on(run: HostRun) -> None:
+        while True:
+            await run.send(body(b"data: more\n\n"))
+
+    async with worker(redis_url=MEMORY) as made:
+        _, run = await made.begin()
+        listener = asyncio.create_task(run.listen())
+        await settle()
+        begun = asyncio.get_running_loop().time()
+        assert await made.stop()
+        await listener
+        run.call(go_on)
+        await run.until_ended("CancelledError", timeout=3)
+        assert asyncio.get_running_loop().time() - begun > 0.8
+
+
 # -- the app's own tasks
+
+
+who: ContextVar[str] = ContextVar("who", default="nobody")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_context_variables_of_an_unrecorded_answer_reach_outer_middleware(fails: bool) -> None:
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        who.set("somebody")
+        if fails:
+            raise LookupError("before the response")
+        await send({"type": "http.response.start", "status": 400, "headers": []})
+        await send({"type": "http.response.body"})
+
+    async with worker(app, lifespan=False, redis_url=MEMORY) as made:
+        inner = made.middleware
+
+        async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+            who.set("the outer one")
+            try:
+                await inner(scope, receive, send)
+            finally:
+                seen.append(who.get())
+
+        exchange = Exchange(outer, "POST", "/api/chat", headers=[JSON], body=b'{"id": "c"}')
+        await asyncio.wait([exchange.task], timeout=5)
+        assert isinstance(exchange.task.exception(), LookupError) is fails
+    assert seen == ["somebody"]
 
 
 async def test_background_tasks_run_while_the_server_waits() -> None:

@@ -17,6 +17,7 @@ def test_the_defaults_are_those_of_the_ai_sdk_pattern() -> None:
     assert (route.resume, route.stop) == ("/api/chat/{key}/stream", "/api/chat/{key}/stop")
     assert (route.owner, route.on_conflict, route.event_ids) == ("auto", "replace", False)
     assert (route.retention, route.replay_finished, route.keepalive) == (3600, 0, 15)
+    assert route.stall_timeout == 60
     assert route.max_bytes == 8 * 1024 * 1024
 
 
@@ -125,6 +126,7 @@ def test_settings_are_frozen_and_keep_no_reference_to_the_users_list() -> None:
         ],
         *[("replay_finished", value) for value in (-1, float("nan"), "0", None, False, 3601)],
         *[("keepalive", value) for value in (0, -1, float("-inf"), float("nan"), "15", False)],
+        *[("stall_timeout", value) for value in (0, -1, float("nan"), "60", False, True)],
         *[("max_bytes", value) for value in (0, -1, 1.5, 1e6, "1", None, True)],
         *[("event_ids", value) for value in (0, 1, "yes", None)],
     ],
@@ -389,11 +391,12 @@ def test_a_toml_file_holds_settings_and_routes(tmp_path: Path) -> None:
         key = "path:x"
         stop = false
         keepalive = false
+        stall_timeout = false
         [[resumable.routes]]
         """,
         encoding="utf-8",
     )
-    first = ResumableRoute("/chats/{x}/messages", key="path:x", stop=None, keepalive=None)
+    first = ResumableRoute("/chats/{x}/messages", key="path:x", stop=None, keepalive=None, stall_timeout=None)
     expected = Settings(redis_url="redis://localhost", lease=4.5, routes=[first, ResumableRoute()])
     assert Settings.from_toml(file) == expected
     assert Settings.from_toml(str(file)) == expected

@@ -25,12 +25,16 @@ STREAM_ID_HEADER = b"resumable-stream-id"
 _LONGEST_MESSAGE = 192 * 1024
 """Bytes a body message; more would sit in the server's buffer while a slow client takes its time."""
 
+_SLOW_MESSAGE = 16 * 1024
+"""The same for a client for which a send has waited: that it takes something shows when a send returns."""
+
 _LONGEST_ENDING = 16
 """Bytes that are enough to see that the last event was complete."""
 
 
 class Followers:
-    """What all followers of an event loop share: the dispatcher, and one timer for those that are silent."""
+    """What all followers of an event loop share: the dispatcher, and one timer for those that are silent or
+    stalled."""
 
     def __init__(self, period: float) -> None:
         self.dispatcher = Dispatcher()
@@ -62,29 +66,42 @@ class Followers:
 class Follower(Deputy):
     """Sends a log from `offset` on. `offset` is what has been handed to the server so far.
 
-    `keepalive` is the silence in seconds after which a comment is sent, None for never.
+    `keepalive` is the silence in seconds after which a comment is sent, `stall_timeout` how long a send may
+    wait for a client that takes nothing; None for never.
     """
 
     __slots__ = (
         "_among",
         "_client",
         "_comment_due",
+        "_cut_off",
         "_dispatcher",
         "_due",
         "_following",
         "_gone",
         "_keepalive",
         "_log",
+        "_longest_message",
         "_rest",
         "_send",
+        "_sending",
         "_sent",
         "_silent_since",
+        "_stall_timeout",
         "_woken",
         "offset",
     )
 
     def __init__(
-        self, log: Log, offset: int, send: Send, client: Client, *, keepalive: float | None, among: Followers
+        self,
+        log: Log,
+        offset: int,
+        send: Send,
+        client: Client,
+        *,
+        keepalive: float | None,
+        stall_timeout: float | None = None,
+        among: Followers,
     ) -> None:
         super().__init__()
         self.offset = offset
@@ -92,6 +109,7 @@ class Follower(Deputy):
         self._send = send
         self._client = client
         self._keepalive = keepalive
+        self._stall_timeout = stall_timeout
         self._among = among
         self._dispatcher = among.dispatcher
         self._gone = client.gone
@@ -106,12 +124,17 @@ class Follower(Deputy):
         """Whether something was sent since the timer last looked: a clock read a chunk would cost more."""
         self._silent_since = 0.0
         self._comment_due = False
+        self._sending = False
+        """Whether the task waits for a send."""
+        self._cut_off = False
+        """Whether the client was cut off, since it took nothing for too long."""
+        self._longest_message = _LONGEST_MESSAGE
 
     def __enter__(self) -> Follower:
         self._log.readers.add(self)
         self._log.watch(self._wake)
         self._client.watch(self._look_at_client)
-        if self._keepalive is not None:
+        if self._keepalive is not None or self._stall_timeout is not None:
             self._among.add(self)
         return self
 
@@ -120,8 +143,8 @@ class Follower(Deputy):
         self._log.unwatch(self._wake)
         self._among.discard(self)
 
-    async def start(self, message: Message) -> bool:
-        """Send the start of the response; False if the client is gone."""
+    async def send(self, message: Message) -> bool:
+        """Send a message that is no body; False if the client is gone."""
         return await self._deliver(self._send(message))
 
     async def follow(self) -> bool:
@@ -129,7 +152,7 @@ class Follower(Deputy):
         log = self._log
         while not self._gone:
             try:
-                data = log.read(self.offset, _LONGEST_MESSAGE)
+                data = log.read(self.offset, self._longest_message)
             except TrimmedError as error:
                 logger.warning("a client is too slow for a stream longer than max_bytes: %s", error)
                 return False
@@ -172,7 +195,7 @@ class Follower(Deputy):
         if woken is None or woken.done():
             return
         if self._following and log.start <= self.offset < log.end:
-            data = log.read(self.offset, _LONGEST_MESSAGE)
+            data = log.read(self.offset, self._longest_message)
             self._sent, self._comment_due = True, False
             self._rest = rest = self.begin(self._send, _body(data))
             self._advance(len(data))
@@ -216,11 +239,18 @@ class Follower(Deputy):
         await self._deliver(self._send({"type": "http.response.body", "body": body, "more_body": False}))
 
     def nudge(self, now: float) -> None:
-        """The timer asks: has this one been silent for too long?"""
+        """The timer asks: has nothing moved for too long?"""
         if self._sent:
             self._sent = False
             self._silent_since = now
-        elif self._keepalive is not None and now - self._silent_since >= self._keepalive:
+            return
+        silence = now - self._silent_since
+        if self._sending:
+            self._longest_message = _SLOW_MESSAGE
+            if self._stall_timeout is not None and silence >= self._stall_timeout and not self._cut_off:
+                self._cut_off = True
+                self._task.cancel()
+        elif self._keepalive is not None and silence >= self._keepalive:
             self._comment_due = True
             self._wake()
 
@@ -229,17 +259,30 @@ class Follower(Deputy):
 
     async def _deliver(self, sending: Awaitable[None]) -> bool:
         self._comment_due = False
-        self._sent = True
+        self._sent = self._sending = True
         try:
             await sending
         except OSError:  # what servers of ASGI HTTP version 2.4 raise once the client is gone
             return False
+        except asyncio.CancelledError:
+            if not self._cut_off or self._task.uncancel() > 0:
+                raise
+            logger.debug("%s: a client that took nothing for too long is cut off", self._log)
+            return False
+        finally:
+            self._sending = False
         return not self._gone
 
     async def _more(self) -> None:
         self._woken = self._loop.create_future()
         await self._woken
         self._woken = None
+
+
+def is_shutdown(error: asyncio.CancelledError) -> bool:
+    """Whether the server cancels its calls in order to end, which uvicorn says: to be told so would make it
+    write a traceback for each of them."""
+    return "graceful shutdown" in str(error)
 
 
 def _body(data: bytes) -> Message:

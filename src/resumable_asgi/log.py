@@ -108,6 +108,8 @@ class Log:
     __slots__ = (
         "_block_ends",
         "_blocks",
+        "_called",
+        "_first_watchers",
         "_newest",
         "_recent",
         "_watchers",
@@ -118,6 +120,7 @@ class Log:
         "head",
         "id",
         "on_close",
+        "on_seal",
         "outcome",
         "progressed",
         "readers",
@@ -140,12 +143,22 @@ class Log:
         self._block_ends: list[int] = []
         self._recent = bytearray()
         self._newest = b""
-        self._watchers: tuple[Callable[[], None], ...] = ()
+        # Dicts, because thousands of followers may come and go. `_called` is a tuple of both: the first
+        # append after somebody came or went makes it.
+        self._first_watchers: dict[Callable[[], None], None] = {}
+        self._watchers: dict[Callable[[], None], None] = {}
+        self._called: tuple[Callable[[], None], ...] | None = ()
         self.closed = False
         self.delivered = False
         """Whether the seal said already that a client was handed all of it."""
         self.on_close: Callable[[], None] | None = None
         """Called when the log is closed, before the watchers of the seal; the run's."""
+        self.on_seal: Callable[[], None] | None = None
+        """Called when the log is sealed, before the watchers; the run's."""
+
+    def __str__(self) -> str:
+        age = max(0.0, time.time() - self.head.created / 1000)
+        return f"stream {self.id} (key {self.head.key!r}, {self.end} bytes, {age:.1f} s)"
 
     def append(self, data: bytes) -> None:
         if self.closed:
@@ -161,7 +174,10 @@ class Log:
             self.end += len(data)
             self._blocks.append(data)
             self._block_ends.append(self.end)
-        for changed in self._watchers:
+        called = self._called
+        if called is None:
+            called = self._all_watchers()
+        for changed in called:
             changed()
 
     def _fill_block(self) -> None:
@@ -185,7 +201,10 @@ class Log:
         self.outcome = outcome
         self.detail = detail
         self.close()
-        for changed in self._watchers:
+        on_seal, self.on_seal = self.on_seal, None
+        if on_seal is not None:
+            on_seal()
+        for changed in self._all_watchers():
             changed()
         return True
 
@@ -228,7 +247,15 @@ class Log:
 
     def watch(self, changed: Callable[[], None], *, first: bool = False) -> None:
         """Have `changed` called, synchronously, after each append and the seal; `first`: before others."""
-        self._watchers = (changed, *self._watchers) if first else (*self._watchers, changed)
+        (self._first_watchers if first else self._watchers)[changed] = None
+        self._called = None
 
     def unwatch(self, changed: Callable[[], None]) -> None:
-        self._watchers = tuple(watcher for watcher in self._watchers if watcher != changed)
+        self._first_watchers.pop(changed, None)
+        self._watchers.pop(changed, None)
+        self._called = None
+
+    def _all_watchers(self) -> tuple[Callable[[], None], ...]:
+        if self._called is None:
+            self._called = (*self._first_watchers, *self._watchers)
+        return self._called

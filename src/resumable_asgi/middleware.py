@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
@@ -21,7 +22,7 @@ from .ownership import slot as slot_name
 from .routing import Match, Router
 from .run import Run
 from .runs import Runs
-from .settings import Settings
+from .settings import ResumableRoute, Settings
 from .setup_checks import SetupChecks
 from .sse_starlette import let_sse_starlette_wait
 from .store import Slot, Store
@@ -221,8 +222,7 @@ class ResumableStreamMiddleware:
         runtime = self._runtime
         if runtime is None or runtime.loop is not asyncio.get_running_loop():
             assert self._open is not None
-            silences = [route.keepalive for route in self._settings.routes if route.keepalive is not None]
-            followers = Followers(min([1.0, *(silence / 4 for silence in silences)]))
+            followers = Followers(_shortest_wait(self._settings.routes) / 4)
             self._runtime = runtime = _Runtime(self._open(), followers)
             let_sse_starlette_wait()
         return runtime
@@ -235,9 +235,19 @@ async def _live(receive: Receive, send: Send) -> None:
         await send({"type": message["type"] + ".complete"})
 
 
+def _shortest_wait(routes: Sequence[ResumableRoute]) -> float:
+    """The least of what followers have to keep to, and at most 4 seconds."""
+    waits = [wait for route in routes for wait in (route.keepalive, route.stall_timeout) if wait is not None]
+    return min([4.0, *waits])
+
+
 def _keep_bodies_recordable(scope: Scope) -> None:
-    """Have the app send its body to us, and in no content coding. Changes the scope in place: outer
-    middleware finds in it what the app's router puts there."""
+    """Have the app send its body to us, in no content coding, and listen for a disconnect, by which it is
+    stopped: from version 2.4 on Starlette waits for an error of `send` instead. Changes the scope in place:
+    outer middleware finds in it what the app's router puts there."""
+    asgi = scope.get("asgi", {})
+    if asgi.get("spec_version", "2.0") not in ("2.0", "2.1", "2.2", "2.3"):
+        scope["asgi"] = {**asgi, "spec_version": "2.3"}
     scope["headers"] = [header for header in scope["headers"] if header[0].lower() != b"accept-encoding"]
     extensions = scope.get("extensions")
     if extensions:

@@ -16,7 +16,7 @@ from starlette.types import Message, Scope, Send
 
 from .client import BodyTooLargeError, Client
 from .errors import StoreUnavailableError
-from .follower import STREAM_ID_HEADER, Follower, Followers
+from .follower import STREAM_ID_HEADER, Follower, Followers, is_shutdown
 from .formats import sse
 from .log import Headers, without_credentials
 from .origin import may_read, may_stop
@@ -95,6 +95,9 @@ class Resume:
             return
         try:
             await self._follow(found, position, slot, start, send, among)
+        except asyncio.CancelledError as error:
+            if not is_shutdown(error):
+                raise
         finally:
             self._client.close()
 
@@ -125,8 +128,17 @@ class Resume:
         self, found: Found, position: Position, slot: Slot, start: Message, send: Send, among: Followers
     ) -> None:
         log = found.log
-        with Follower(log, 0, send, self._client, keepalive=slot.route.keepalive, among=among) as follower:
-            if not await follower.start(start):
+        route = slot.route
+        with Follower(
+            log,
+            0,
+            send,
+            self._client,
+            keepalive=route.keepalive,
+            stall_timeout=route.stall_timeout,
+            among=among,
+        ) as follower:
+            if not await follower.send(start):
                 return
             offset = await _first_offset(follower, found, position)
             if offset is None:

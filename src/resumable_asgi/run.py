@@ -11,16 +11,19 @@ import asyncio
 import logging
 import time
 from collections import deque
-from contextvars import ContextVar
+from contextvars import copy_context
 
 from starlette.types import ASGIApp, Message, Scope, Send
 
+from . import recording
 from .client import Client
-from .follower import STREAM_ID_HEADER, Follower, Followers
+from .follower import STREAM_ID_HEADER, Follower, Followers, is_shutdown
 from .formats import recognise
 from .formats.format import Rewriter
 from .log import Head, Log, new_stream_id, without_credentials
 from .outcome import Outcome
+from .overflow import Overflow
+from .recording import Recording, adopt_values, forget_frames
 from .runs import STOP_GRACE, Runs, Signal
 from .store import Slot, Store
 
@@ -30,26 +33,10 @@ _BURST = 64 * 1024
 _STINT = 0.001
 """An app that never awaits gives way to its followers after that many bytes or seconds."""
 
-_STALL = 1.0
-"""Seconds that a log which has outgrown its limit waits for followers other than the original client."""
-
 _DISCONNECT: Message = {"type": "http.disconnect"}
 
-
-class _Recording:
-    """In the context of an app's task: whether its response is recorded. Not the run itself, since the task
-    is the run's: the two would be garbage that only the collector finds."""
-
-    yes = False
-
-
-_recording: ContextVar[_Recording | None] = ContextVar("resumable_asgi.recording", default=None)
-
-
-def is_recording() -> bool:
-    """Whether the calling code belongs to an app whose response is being recorded."""
-    recording = _recording.get()
-    return recording is not None and recording.yes
+_AFTER_THE_END = "Unexpected ASGI message '%s', after response already completed"
+_STARTED_TWICE = "Expected ASGI message 'http.response.body', but got 'http.response.start'"
 
 
 class Run:
@@ -63,10 +50,12 @@ class Run:
         "_complete",
         "_decided",
         "_follower",
+        "_grace",
+        "_heard",
         "_key",
         "_listening",
         "_max_bytes",
-        "_overflowing",
+        "_overflow",
         "_recording",
         "_rewriter",
         "_scope",
@@ -78,6 +67,7 @@ class Run:
         "_stream_id",
         "_task",
         "_trailers",
+        "_waiting",
         "_yielded",
         "_yielded_at",
         "log",
@@ -97,7 +87,7 @@ class Run:
         self._slot = slot
         self._max_bytes = slot.route.max_bytes
         self._key = key
-        self._recording = _Recording()
+        self._recording = Recording()
         self._changed = Signal()
         self._decided: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._start: Message = {}
@@ -106,9 +96,15 @@ class Run:
         self._follower: Follower | None = None
         self._trailers: deque[Message] = deque()
         self._listening = False
+        self._waiting = 0
+        """Calls of `receive` that wait for a message."""
         self._complete = False
         self._stopping = False
-        self._overflowing = False
+        self._heard = False
+        """Whether the app was told of the stop, or is just being told."""
+        self._grace: asyncio.TimerHandle | None = None
+        """Ends an app that goes on after it was stopped."""
+        self._overflow: Overflow | None = None
         self._attended = True
         self._yielded = 0.0
         self._yielded_at = 0
@@ -122,7 +118,8 @@ class Run:
         that end the process as soon as all calls have returned.
         """
         self._send_to_client = send
-        self._task = task = asyncio.create_task(self._execute())
+        context = copy_context()
+        self._task = task = asyncio.create_task(self._execute(), context=context)
         task.add_done_callback(self._over)
         runs.add(self, task)
         try:
@@ -130,13 +127,17 @@ class Run:
                 await task
             elif await self._follow_or_leave(send, among):
                 await asyncio.shield(task)  # background tasks and exceptions, as without us
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if self.log is None:
                 task.cancel()
             self._leave(task)
-            raise
+            if self.log is None or not is_shutdown(error):
+                raise
+            return
         finally:
             self._client.close()
+            if self.log is None:
+                adopt_values(context)
         if linger:
             await asyncio.wait([task])
             await self._store.flush(STOP_GRACE)
@@ -156,11 +157,19 @@ class Run:
         assert log is not None
         start = {**self._start, "headers": [*self._start.get("headers", ()), _id_header(log)]}
         sized = any(name.lower() == b"content-length" for name, _ in log.head.headers)
-        keepalive = None if sized else self._slot.route.keepalive
-        with Follower(log, 0, send, self._client, keepalive=keepalive, among=among) as follower:
+        route = self._slot.route
+        with Follower(
+            log,
+            0,
+            send,
+            self._client,
+            keepalive=None if sized else route.keepalive,
+            stall_timeout=route.stall_timeout,
+            among=among,
+        ) as follower:
             self._follower = follower
             await self._store.claimed(log)
-            if not (await follower.start(start) and await follower.follow()):
+            if not (await follower.send(start) and await follower.follow()):
                 return False
             if log.outcome is Outcome.ERROR:
                 return True
@@ -171,14 +180,14 @@ class Run:
                 await self._store.delivered(self._slot, log)
             await follower.finish()
             if self._start.get("trailers"):
-                await self._send_trailers(send)
+                await self._send_trailers(follower)
             return True
 
-    async def _send_trailers(self, send: Send) -> None:
+    async def _send_trailers(self, follower: Follower) -> None:
         while True:
             while self._trailers:
                 message = self._trailers.popleft()
-                await send(message)
+                await follower.send(message)
                 if not message.get("more_trailers", False):
                     return
             if self._task.done():
@@ -193,19 +202,25 @@ class Run:
             self._store.finish(self.log, Outcome.INTERRUPTED, "shutdown")
 
     async def _execute(self) -> None:
-        _recording.set(self._recording)
+        recording.note_bodies()
+        recording.current.set(self._recording)
         try:
             await self._app(self._scope, self._receive, self._send)
-        except asyncio.CancelledError:
-            self._finish(Outcome.INTERRUPTED, "cancelled")
-            raise
         except BaseException as error:
-            self._finish(Outcome.ERROR, type(error).__name__)
+            if isinstance(error, asyncio.CancelledError):
+                self._finish(Outcome.INTERRUPTED, "cancelled")
+            else:
+                self._finish(Outcome.ERROR, type(error).__name__)
+            if self._stopping:
+                forget_frames(error)
             raise
         else:
             self._finish(Outcome.ERROR, "the app ended without its final body")
         finally:
             self._decide(recorded=False)
+            if self._stopping:
+                self._end_grace()
+                await self._recording.close_bodies(self._stream_id)
 
     def _finish(self, outcome: Outcome, detail: str = "") -> None:
         """The app has ended its response, or itself; only the first ending counts."""
@@ -227,6 +242,7 @@ class Run:
         )
 
     def _over(self, task: asyncio.Task[None]) -> None:
+        self._end_grace()
         self._changed.notify()
         if not self._attended:
             self._report(task)
@@ -257,12 +273,17 @@ class Run:
             if message is not None:
                 return message
             if self._stopping or self._complete:
+                self._heard = True
                 return _DISCONNECT
             if self._client.gone:
                 await self._let_start()
                 if self.log is None or not self._client.body_complete:
                     return _DISCONNECT
-            await self._changed.wait()
+            self._waiting += 1
+            try:
+                await self._changed.wait()
+            finally:
+                self._waiting -= 1
 
     async def _let_start(self) -> None:
         """Starlette asks for the disconnect in the very turn in which it is about to start the response. If
@@ -279,8 +300,11 @@ class Run:
         if message["type"] != "http.response.body":
             await self._send_other(message)
             return
-        if self._stopping or self._complete:
-            raise self._refusal()
+        if self._stopping:
+            await self._refuse(message)
+            return
+        if self._complete:
+            raise RuntimeError(_AFTER_THE_END % message["type"])
         end = log.end
         body = message.get("body", b"")
         if type(body) is not bytes:
@@ -290,9 +314,10 @@ class Run:
         if body:
             log.append(body)
         if log.end - log.start > self._max_bytes:
-            self._overflow(log)
+            if self._overflow is None:
+                self._overflow = Overflow(log, self._max_bytes, store=self._store, changed=self._changed)
             if message.get("more_body", False):
-                await self._make_room(log)
+                await self._overflow.make_room(self._follower)
         if not message.get("more_body", False):
             self._finish(Outcome.DONE)
             return
@@ -303,10 +328,16 @@ class Run:
             self._yielded = time.monotonic()
             self._yielded_at = log.end
 
-    def _refusal(self) -> Exception:
-        if self._stopping:
-            return OSError("the stream was stopped")
-        return RuntimeError("Unexpected ASGI message 'http.response.body', after response already completed")
+    async def _refuse(self, message: Message) -> None:
+        """Take nothing more. An app that listens for the disconnect is left to end by it: after an error its
+        generator would wait at a `yield`, its clean-up undone."""
+        if not message.get("more_body", False):
+            self._end_grace()  # what comes now is the background tasks'
+        if not self._heard:
+            raise OSError("the stream was stopped")
+        if time.monotonic() - self._yielded > _STINT:
+            await asyncio.sleep(0)
+            self._yielded = time.monotonic()
 
     def _rewrite(self, body: bytes, rewriter: Rewriter) -> bytes:
         body = rewriter.feed(body)
@@ -315,6 +346,8 @@ class Run:
         return body
 
     async def _send_other(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            raise RuntimeError(_AFTER_THE_END % message["type"] if self._complete else _STARTED_TWICE)
         if message["type"] == "http.response.trailers":
             self._trailers.append(message)
             self._changed.notify()
@@ -353,41 +386,33 @@ class Run:
         if rewriter is not None and not sized:
             self._rewriter = rewriter(log.id)
         log.on_close = self._closed
-        self._recording.yes = True
+        log.on_seal = self._sealed
+        self._recording.active = True
         self._yielded = time.monotonic()
         self._store.claim(self._slot, log)
+        logger.debug("stream %s: started, key %r", log.id, self._key)
         self._decide(recorded=True)
-
-    def _overflow(self, log: Log) -> None:
-        if not self._overflowing:
-            self._overflowing = True
-            logger.warning(
-                "stream %s is longer than max_bytes=%d: it goes on, but cannot be resumed any more",
-                log.id,
-                self._max_bytes,
-            )
-            self._store.overflow(log)
-            log.progressed = self._changed.notify
-
-    async def _make_room(self, log: Log) -> None:
-        """The log has outgrown its limit: keep what somebody attached still needs, at their pace."""
-        log.trim()
-        while log.end - log.start > self._max_bytes and not self._stopping:
-            try:
-                async with asyncio.timeout(_STALL):
-                    await self._changed.wait()
-            except TimeoutError:
-                for reader in tuple(log.readers):
-                    if isinstance(reader, Follower) and reader is not self._follower:
-                        log.readers.discard(reader)  # it is cut off as soon as it reads on
-            log.trim()
 
     def _closed(self) -> None:
         """Before the app has ended: a stop, a shutdown, or this worker was taken for dead."""
         if not self._complete and not self._stopping:
             self._stopping = True
+            self._heard = self._waiting > 0
+            self._yielded = time.monotonic()  # the app is to go on to where it awaits something
             self._changed.notify()
-            asyncio.get_running_loop().call_later(STOP_GRACE, self._task.cancel)
+            self._grace = asyncio.get_running_loop().call_later(STOP_GRACE, self._task.cancel)
+            logger.debug("stream %s: the app is told to stop", self._stream_id)
+
+    def _end_grace(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+
+    def _sealed(self) -> None:
+        log = self.log
+        assert log is not None
+        bad = log.outcome in (Outcome.INTERRUPTED, Outcome.LOST)
+        level = logging.WARNING if bad else logging.DEBUG
+        logger.log(level, "%s ended %s%s", log, log.outcome, log.detail and f": {log.detail}")
 
 
 def is_recordable(start: Message) -> bool:

@@ -75,6 +75,9 @@ class ResumableRoute:
     max_bytes: int = 8 * 1024 * 1024
     """How many bytes of a stream are kept. A longer stream continues for the clients that follow it, but
     can no longer be resumed."""
+    stall_timeout: float | None = 60.0
+    """After how many seconds a client is cut off that takes no byte while there are some. It can resume.
+    `None`: never."""
     shared_params: tuple[str, ...] = field(init=False, repr=False, compare=False)
     """The path parameters, other than the key, that a start, a resume and a stop all carry; sorted."""
 
@@ -153,6 +156,9 @@ class ResumableRoute:
         if self.keepalive is not None:
             self._set("keepalive", checks.seconds("keepalive", self.keepalive, least=0, exclusive=True))
         checks.size("max_bytes", self.max_bytes)
+        if self.stall_timeout is not None:
+            stall_timeout = checks.seconds("stall_timeout", self.stall_timeout, least=0, exclusive=True)
+            self._set("stall_timeout", stall_timeout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,8 +231,8 @@ class Settings:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
-        """Build from plain data; `routes` is a list of mappings. False for `stop` or `keepalive` means None,
-        which TOML cannot write.
+        """Build from plain data; `routes` is a list of mappings. False for `stop`, `keepalive` or
+        `stall_timeout` means None, which TOML cannot write.
 
         Raises:
             ConfigurationError: a value is wrong, or a key is unknown.
@@ -296,7 +302,7 @@ def _route(item: object) -> ResumableRoute:
     if isinstance(item, ResumableRoute):
         return item
     values = _known_fields("routes", item, ResumableRoute)
-    for name in ("stop", "keepalive"):
+    for name in ("stop", "keepalive", "stall_timeout"):
         if values.get(name) is False:
             values[name] = None
     return ResumableRoute(**values)

@@ -261,6 +261,27 @@ async def test_a_recorded_response_of_sse_starlette_is_interrupted_when_its_time
     await check_interrupted(one, pair.b, chat)
 
 
+async def test_a_shutdown_writes_a_line_for_each_stream_and_no_traceback(
+    shutdown: Callable[..., Shutdown],
+) -> None:
+    """Of clients that are still attached when the server loses its patience, too."""
+    one = shutdown(env={"HARNESS_DRAIN": "0.5"}, extra=["--timeout-graceful-shutdown", "1"])
+    started = [await one.start(), await one.start(sse_starlette=True)]
+    for chat, _ in started:
+        follower = await one.resume(one.server, chat)
+        await follower.events(HELD)
+    one.terminate()
+    one.release()
+    await one.ended()
+    written = one.server.written()
+    assert "Traceback" not in written
+    for chat, response in started:
+        lines = [line for line in written.splitlines() if repr(chat) in line]
+        assert [line for line in lines if "ended interrupted: shutdown" in line] == lines
+        assert len(lines) == 1
+        assert response.header("resumable-stream-id") in lines[0]
+
+
 PATIENCE = {
     "uvicorn": {"extra": ["--timeout-graceful-shutdown", "1"]},
     "hypercorn": {"kind": "hypercorn", "extra": ["--graceful-timeout", "1"]},

@@ -79,6 +79,10 @@ class Store(Protocol):
         """The log has outgrown its limit: those attached go on, nobody finds it any more."""
         ...
 
+    def followed_elsewhere(self, log: Log) -> bool:
+        """Whether somebody follows it in another process, as far as is known."""
+        ...
+
     def finish(
         self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
     ) -> None:

@@ -63,6 +63,9 @@ class ClusterStore:
     def overflow(self, log: Log) -> None:
         self._home(log).overflow(log)
 
+    def followed_elsewhere(self, log: Log) -> bool:
+        return self._home(log).followed_elsewhere(log)
+
     def finish(
         self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
     ) -> None:

@@ -82,6 +82,9 @@ class MemoryStore:
             self._overflowing[log.id] = kept
             self._clear(kept, 0)
 
+    def followed_elsewhere(self, log: Log) -> bool:
+        return False
+
     def finish(
         self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
     ) -> None:

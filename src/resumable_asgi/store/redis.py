@@ -77,6 +77,10 @@ class RedisStore:
     def overflow(self, log: Log) -> None:
         self.writer.overflow(log)
 
+    def followed_elsewhere(self, log: Log) -> bool:
+        record = self.writer.records.get(log.id)
+        return record is not None and record.followed and not record.abandoned
+
     def finish(
         self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
     ) -> None:
