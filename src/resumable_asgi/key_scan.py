@@ -8,11 +8,22 @@ the first counts. What is malformed beside the way to the key, or behind it, is 
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from enum import Enum, auto
 from typing import cast
+
+from .key_patterns import (
+    BEGIN,
+    INTEGER,
+    REST_OF_STRING,
+    SCALAR,
+    SPACE,
+    STRING,
+    UP_TO_BRACKET,
+    members_before,
+    plain_key,
+)
 
 MOST_STEPS = 100_000
 """Steps after which a body is too odd: one for ten bytes of a body of 1 MiB. A run of plain members of the
@@ -30,29 +41,6 @@ _NAME_STEPS = 5
 _ESCAPED_STEPS = 20
 """What decoding a name costs."""
 
-_WS = rb"[ \t\n\r]*+"
-_TEXT = rb'[^"\\]*+(?:\\.[^"\\]*+)*+'
-# A first quote that follows no backslash ends its string: to look for that takes a fifth of the time. The
-# branches of this and all other patterns exclude each other: otherwise a match that fails would try both of
-# them for every string, and the time would grow exponentially.
-_QUOTED = rb'"(?:[^"]*+(?<!\\)"|(?![^"]*+(?<!\\)")' + _TEXT + rb'")'
-_WORD = rb'[^ \t\n\r",:\[\]{}]'
-
-_SPACE = re.compile(_WS)
-_BEGIN = re.compile(rb"(?:\xef\xbb\xbf)?+" + _WS + rb"\{")
-_STRING = re.compile(_QUOTED, re.DOTALL)
-_REST_OF_STRING = re.compile(_TEXT, re.DOTALL)
-_SCALAR = re.compile(_WORD + b"*+")
-_INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*)")
-_FLAT = rb'[^"\[\]{}]++|' + _QUOTED
-_DEPTH_1 = rb"[\[{](?:" + _FLAT + rb")*[\]}]"
-_DEPTH_2 = rb"[\[{](?:" + _FLAT + rb"|" + _DEPTH_1 + rb")*[\]}]"
-_DEPTH_3 = rb"[\[{](?:" + _FLAT + rb"|" + _DEPTH_2 + rb")*[\]}]"
-# Within a value that is passed over: all up to a bracket whose pair is too far away, or to a quote whose
-# string is not yet complete. A message of the AI SDK has brackets in three levels.
-_UP_TO_BRACKET = re.compile(
-    rb"(?:" + _FLAT + rb"|" + _DEPTH_3 + rb')*(?:([\[{]++)|([\]}]++)|(")|\Z)', re.DOTALL
-)
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -106,7 +94,7 @@ class KeyScan:
         """The key, once it is found."""
         self._at = _At.BODY
         self._names = dotted_path.split(".")[::-1]
-        self._members = _members_before(self._names[-1])
+        self._members = members_before(self._names[-1])
         self._carry = b""
         self._depth = 0
         self._steps = 0
@@ -149,7 +137,7 @@ class KeyScan:
         """The key in a body that begins as nearly all do; None if it takes a closer look."""
         if len(self._names) > 1:
             return None
-        found = _plain_key(self._names[0]).match(data)
+        found = plain_key(self._names[0]).match(data)
         try:
             return found and found[1].decode()
         except UnicodeDecodeError:
@@ -170,7 +158,7 @@ class KeyScan:
             found = self._members.match(data, position)
             if found is not None and found.end() > position:
                 return self._pass_members(found)
-        position = _end(_SPACE, data, position)
+        position = _end(SPACE, data, position)
         if position == len(data):
             return position
         return self._take(data, position, data[position : position + 1])
@@ -198,7 +186,7 @@ class KeyScan:
 
     def _take_name(self, data: bytes, position: int) -> int | None:
         name = self._names[-1]
-        found = _STRING.match(data, position)
+        found = STRING.match(data, position)
         if found is None:
             if len(data) - position <= 12 * len(name) + 2:
                 return None
@@ -213,7 +201,7 @@ class KeyScan:
 
     def _begin_value(self, data: bytes, position: int, first: bytes) -> int:
         if first == b'"':
-            found = _STRING.match(data, position)
+            found = STRING.match(data, position)
             if found is not None:
                 self._at = _At.COMMA_OR_END
                 return found.end()
@@ -230,15 +218,15 @@ class KeyScan:
         if len(self._names) > 1:
             if first == b"{":
                 self._names.pop()
-                self._members = _members_before(self._names[-1])
+                self._members = members_before(self._names[-1])
                 self._at = _At.NAME_OR_END
             else:
                 self.state = KeyState.ABSENT
             return position + 1
         if first == b'"':
-            found, longest = _STRING.match(data, position), _LONGEST_KEY
+            found, longest = STRING.match(data, position), _LONGEST_KEY
         else:
-            found, longest = _SCALAR.match(data, position), _LONGEST_NUMBER
+            found, longest = SCALAR.match(data, position), _LONGEST_NUMBER
             if found is not None and found.end() == len(data):
                 found = None  # more of it may come
         if found is None and len(data) - position <= longest:
@@ -248,7 +236,7 @@ class KeyScan:
         return position + 1
 
     def _begin(self, data: bytes) -> int | None:
-        found = _BEGIN.match(data)
+        found = BEGIN.match(data)
         if found is not None:
             self._at = _At.NAME_OR_END
             return found.end()
@@ -267,13 +255,13 @@ class KeyScan:
         return found.end()
 
     def _pass_scalar(self, data: bytes, position: int) -> int:
-        end = _end(_SCALAR, data, position)
+        end = _end(SCALAR, data, position)
         if end < len(data):
             self._at = _At.COMMA_OR_END
         return end
 
     def _pass_string(self, data: bytes, position: int) -> int | None:
-        end = _end(_REST_OF_STRING, data, position)
+        end = _end(REST_OF_STRING, data, position)
         if end == len(data):
             return end
         if data[end : end + 1] != b'"':
@@ -282,7 +270,7 @@ class KeyScan:
         return end + 1
 
     def _pass_brackets(self, data: bytes, position: int) -> int:
-        found = _UP_TO_BRACKET.match(data, position)
+        found = UP_TO_BRACKET.match(data, position)
         assert found is not None
         if found[1]:
             self._depth += len(found[1])
@@ -295,25 +283,6 @@ class KeyScan:
         elif found[3]:
             self._at = _At.STRING_IN_BRACKETS
         return found.end()
-
-
-@functools.lru_cache
-def _members_before(name: str) -> re.Pattern[bytes]:
-    """Matches plain members that are not called `name`, and the next one as far as its value, if that is an
-    object or array (group 1) or if the member is called `name` (group 2). A plain member has a name without
-    escapes, and a value that is a string, a number or a word."""
-    wanted = re.escape(json.dumps(name, ensure_ascii=False).encode("utf-8", "surrogatepass"))
-    other = _WS + b"(?!" + wanted + rb')"[^"\\]*+"' + _WS + b":" + _WS
-    plain = b"(?:" + other + b"(?:" + _QUOTED + b"|" + _WORD + b"++)" + _WS + b",)*"
-    then = b"(?:" + other + rb"([\[{])|" + _WS + b"(" + wanted + b")" + _WS + b":)?"
-    return re.compile(plain + then, re.DOTALL)
-
-
-@functools.lru_cache
-def _plain_key(name: str) -> re.Pattern[bytes]:
-    """Matches a body whose first member is called `name` and has a text without escapes (group 1)."""
-    wanted = re.escape(json.dumps(name, ensure_ascii=False).encode("utf-8", "surrogatepass"))
-    return re.compile(_WS + rb"\{" + _WS + wanted + _WS + b":" + _WS + rb'"([^"\\\x00-\x1f]*+)"')
 
 
 def _end(pattern: re.Pattern[bytes], data: bytes, position: int) -> int:
@@ -334,6 +303,6 @@ def _text(string: bytes) -> str | None:
 def _key(value: bytes) -> str | None:
     if value.startswith(b'"'):
         return _text(value)
-    if len(value) > _LONGEST_NUMBER or not _INTEGER.fullmatch(value):
+    if len(value) > _LONGEST_NUMBER or not INTEGER.fullmatch(value):
         return None
     return str(int(value))

@@ -44,7 +44,9 @@ class Unrecorded:
         self._said: set[tuple[ResumableRoute, Reason]] = set()
 
     def warn(self, route: ResumableRoute, reason: Reason, **details: object) -> None:
+        """Say it at WARNING the first time, at DEBUG afterwards."""
         if (route, reason) in self._said:
+            logger.debug("a response of %s is not recorded: %s", route.path, reason.name.lower())
             return
         self._said.add((route, reason))
         details |= {"key": _shown(route.key), "owner": _shown(route.owner)}
