@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from testkit.inprocess import SSE
 
 import resumable_asgi.log as log_module
-from resumable_asgi.log import Head, Log, SealedError, TrimmedError, new_stream_id
+from resumable_asgi.log import Head, Log, SealedError, TrimmedError, new_stream_id, without_credentials
 from resumable_asgi.outcome import Outcome
 
 HEAD = Head(worker="w", created=1, status=200, headers=(SSE, (b"x", b"\xe9\xff")), key="日本 🎉")
@@ -166,6 +166,23 @@ def test_bytes_that_are_no_head_are_a_value_error(data: bytes) -> None:
 def test_a_deeply_nested_head_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="not the head"):
         Head.from_json(b"[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"Set-Cookie", b"set-cookie2", b"WWW-Authenticate", b"Authentication-Info", b"Proxy-Authenticate",
+        b"Proxy-Authentication-Info", b"Authorization", b"proxy-authorization", b"X-Token", b"token",
+        b"X-Amz-Security-Token", b"X-CSRFToken", b"x-csrf-token", b"csrf", b"X-XSRF-TOKEN",
+    ],
+)  # fmt: skip
+def test_no_credential_of_a_response_is_stored(name: bytes) -> None:
+    kept = (
+        (b"content-type", b"text/event-stream"),
+        (b"x-ratelimit-remaining-tokens", b"1"),
+        (b"x-author", b"a"),
+    )
+    assert without_credentials([*kept, (name, b"secret"), (name.lower(), b"secret")]) == kept
 
 
 def test_thousands_who_watch_come_and_go_fast(log: Log) -> None:

@@ -51,12 +51,6 @@ class Found:
         return self._log
 
 
-def described(log: Log) -> str:
-    """A log in the words of a warning."""
-    age = time.time() - log.head.created / 1000
-    return f"{log.id} (key {log.head.key!r}, {log.end} bytes, {age:.1f} s old)"
-
-
 class Store(Protocol):
     """What middleware and runs ask of a store. None of it raises but where that is said."""
 

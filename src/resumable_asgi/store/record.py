@@ -16,7 +16,7 @@ from typing import Protocol
 
 from ..log import Log
 from ..outcome import Outcome
-from . import Slot, described, refusals
+from . import Slot, refusals
 from .commands import Commands, LogKeys
 from .resp import Reply, ReplyError
 from .wire import RedisRefusedError
@@ -350,7 +350,7 @@ class Record:
             self.log.seal(*self.seal)
 
     def warn(self, reason: str) -> None:
-        logger.warning("stream %s can no longer be recorded: %s", described(self.log), reason)
+        logger.warning("%s can no longer be recorded: %s", self.log, reason)
 
     def release(self) -> None:
         """Let go of the bytes of a log that has ended. Those who follow it here have the log themselves."""

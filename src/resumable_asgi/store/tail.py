@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 
 from ..log import Log
 from ..outcome import Outcome
-from . import described
 from .commands import Commands, LogKeys
 from .keys import SEAL_ID, SEAL_MESSAGE
 from .resp import Reply, ReplyError, is_elsewhere
@@ -218,7 +217,7 @@ class Tail:
             self.warn(reason)
 
     def warn(self, reason: str) -> None:
-        logger.warning("stream %s is lost: %s", described(self.log), reason)
+        logger.warning("%s is lost: %s", self.log, reason)
 
 
 def _end(entry: Reply) -> int:
