@@ -55,12 +55,13 @@ class Server:
         inherited = {
             k: v for k, v in os.environ.items() if k != "REDIS_URL" and not k.startswith("RESUMABLE_")
         }
+        path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
         self.process = Process(
             command(
                 kind, app, self.port, workers=workers, http_implementation=http_implementation, extra=extra
             ),
             log=directory / f"{kind}-{self.port}.log",
-            env={**inherited, "PYTHONPATH": str(TESTS), "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**inherited, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **(env or {})},
             cwd=TESTS,
         )
         self._mark = 0

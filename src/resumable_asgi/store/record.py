@@ -205,7 +205,7 @@ class Record:
         # pointer is put right once a lease, should it have been evicted; not all of them at the same moment.
         ttl = 2 * self.slot.route.retention
         findable = not self.overflowing and self.keeper.newest(self.slot) is self
-        spread = 0.5 + int(self.log.id[-2:], 16) / 640
+        spread = 0.6 + int(self.log.id[-2:], 16) / 1700
         self.renew_at = time.monotonic() + min(ttl / 2, spread * self.keeper.lease if findable else ttl)
         head = self.log.head.to_json()
         if self._fresh and findable:

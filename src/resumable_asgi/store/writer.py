@@ -33,6 +33,9 @@ _MOST_TOGETHER = 64
 _LONGEST_TRIP = 1024 * 1024
 """Records, and bytes of logs, in one trip: more would hold up what else is due in this process."""
 
+_HAND_OVER = 0.1
+"""Seconds that the last bytes may take to the client of a log that has ended."""
+
 _OUTGREW = "it has outgrown max_bytes, and Redis does not take what there is"
 
 
@@ -64,6 +67,7 @@ class Writer:
         self._lent: dict[str, Record] = {}
         """Records of other writers by now, whose logs still name this one's lease."""
         self._backlog = backlog
+        self._renewed_at = float("-inf")
         self._newest: dict[str, Record] = {}
         self._due: list[Record] = []
         self._turn: asyncio.Handle | None = None
@@ -119,7 +123,8 @@ class Writer:
         record.delivered = delivered
         record.ended_at = self._loop.time()
         if self.link.down:
-            self._ended_away(record)
+            log.seal(outcome, detail)
+            record.timer = self._loop.call_later(_HAND_OVER, self._ended_away, record)
         elif record.abandoned:
             log.seal(outcome, detail)
         else:
@@ -127,13 +132,21 @@ class Writer:
         self.consider(record)
 
     def _ended_away(self, record: Record) -> None:
-        """A log has ended while Redis is away: keep its bytes only if somebody may come for them."""
-        assert record.seal is not None
+        """A log has ended while Redis is away: keep its bytes only if somebody may come for them.
+
+        When the lease is over, those who follow elsewhere have given up.
+        """
+        if not self.link.down or record.settled.done() or record.released or record.seal is None:
+            return
         record.log.seal(*record.seal)
-        if record.clear_after == 0 or record.abandoned or record.seal[0] is Outcome.STOPPED:
+        delivered = record.clear_after == 0
+        leased = self._loop.time() - self._renewed_at < self.lease
+        if record.abandoned or record.seal[0] is Outcome.STOPPED or (delivered and not leased):
             self.release(record)
-        elif not record.released:
-            self._backlog.add(record)
+        elif delivered and record.fresh:  # nobody else ever knew of it
+            self._drop(record)
+        else:
+            self._backlog.add(record, delivered=delivered and not record.followed)
 
     def release(self, record: Record) -> None:
         self._backlog.discard(record)
@@ -173,8 +186,7 @@ class Writer:
             self._drop(record)
         else:
             record.clear_after = record.slot.route.replay_finished
-            if self.link.down and record.seal is not None:
-                self._ended_away(record)
+            self._ended_away(record)
             self.consider(record)
         return True
 
@@ -312,6 +324,7 @@ class Writer:
                 if record is not None:
                     record.keeper.finish(record.log, Outcome.STOPPED)
         self._leased = True
+        self._renewed_at = self._loop.time()
 
     def _drop(self, record: Record) -> None:
         self.records.pop(record.log.id, None)
