@@ -32,7 +32,7 @@ class Overflow:
         self._alone = False
         """Whether nobody followed at the last look."""
         self._loop = asyncio.get_running_loop()
-        logger.warning("%s is longer than max_bytes=%d: it cannot be resumed any more", log, max_bytes)
+        logger.warning("%s is longer than max_bytes=%d: it cannot be resumed any more", str(log), max_bytes)
         store.overflow(log)
         log.progressed = changed.notify
         self._loop.call_later(_PATIENCE, self._look)

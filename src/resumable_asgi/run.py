@@ -412,7 +412,7 @@ class Run:
         assert log is not None
         bad = log.outcome in (Outcome.INTERRUPTED, Outcome.LOST)
         level = logging.WARNING if bad else logging.DEBUG
-        logger.log(level, "%s ended %s%s", log, log.outcome, log.detail and f": {log.detail}")
+        logger.log(level, "%s ended %s%s", str(log), log.outcome, log.detail and f": {log.detail}")
 
 
 def is_recordable(start: Message) -> bool:

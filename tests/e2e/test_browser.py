@@ -25,6 +25,7 @@ from playwright.async_api import (
     expect,
 )
 from requirements import need_chromium
+from testkit.process import python_path
 from testkit.servers import TESTS, Server
 from testkit.valkey import Valkey
 from testkit.wait import wait_until
@@ -80,7 +81,7 @@ def start_site(request: pytest.FixtureRequest, start_server: StartServer) -> Sta
         options = {
             "app": "app:app",
             "env": {
-                "PYTHONPATH": str(EXAMPLE),
+                "PYTHONPATH": python_path(EXAMPLE),
                 "REDIS_URL": url,
                 "CHAT_WORDS_PER_SECOND": words_per_second,
                 "RESUMABLE_LEASE": lease,

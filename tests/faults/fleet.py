@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from testkit.client import fetch
-from testkit.process import Process, free_port
+from testkit.process import Process, free_port, python_path
 from testkit.wait import wait_until
 
 from .ledger import Incarnation, Ledger, Span
@@ -69,10 +69,9 @@ class Worker:
         command = [sys.executable, "-m", "uvicorn", "faults.app:app", "--host", "127.0.0.1", "--port"]
         command += [str(self.port), "--http", http, "--no-access-log", "--log-level", "warning"]
         command += ["--timeout-graceful-shutdown", str(GRACEFUL)]
-        path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
         env = {
             **os.environ,
-            "PYTHONPATH": path,
+            "PYTHONPATH": python_path(TESTS),
             "PYTHONUNBUFFERED": "1",
             "FAULTS_DIR": str(self._directory),
             "FAULTS_INCARNATION": name,

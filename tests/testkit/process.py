@@ -22,6 +22,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def python_path(*folders: Path) -> str:
+    """PYTHONPATH for a child process: these folders before those of this process."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def _die_with_parent() -> None:
     """Also when the tests are killed, and no teardown runs; where the system has a way to ask for it."""
     if sys.platform == "linux":

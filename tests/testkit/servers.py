@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from .process import Process, free_port
+from .process import Process, free_port, python_path
 from .wait import wait_until_sync
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -55,13 +55,12 @@ class Server:
         inherited = {
             k: v for k, v in os.environ.items() if k != "REDIS_URL" and not k.startswith("RESUMABLE_")
         }
-        path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
         self.process = Process(
             command(
                 kind, app, self.port, workers=workers, http_implementation=http_implementation, extra=extra
             ),
             log=directory / f"{kind}-{self.port}.log",
-            env={**inherited, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**inherited, "PYTHONPATH": python_path(TESTS), "PYTHONUNBUFFERED": "1", **(env or {})},
             cwd=TESTS,
         )
         self._mark = 0

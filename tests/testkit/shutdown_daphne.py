@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .process import Process, free_port
+from .process import Process, free_port, python_path
 from .servers import TESTS, Server
 
 
@@ -33,7 +33,7 @@ class Daphne(Server):
         self.process = Process(
             [sys.executable, "-m", "daphne", *address, *extra, app],
             log=directory / f"daphne-{self.port}.log",
-            env={**inherited, "PYTHONPATH": str(TESTS), "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**inherited, "PYTHONPATH": python_path(TESTS), "PYTHONUNBUFFERED": "1", **(env or {})},
             cwd=TESTS,
         )
         self._mark = 0

@@ -350,7 +350,7 @@ class Record:
             self.log.seal(*self.seal)
 
     def warn(self, reason: str) -> None:
-        logger.warning("%s can no longer be recorded: %s", self.log, reason)
+        logger.warning("%s can no longer be recorded: %s", str(self.log), reason)
 
     def release(self) -> None:
         """Let go of the bytes of a log that has ended. Those who follow it here have the log themselves."""

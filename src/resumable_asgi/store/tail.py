@@ -217,7 +217,7 @@ class Tail:
             self.warn(reason)
 
     def warn(self, reason: str) -> None:
-        logger.warning("%s is lost: %s", self.log, reason)
+        logger.warning("%s is lost: %s", str(self.log), reason)
 
 
 def _end(entry: Reply) -> int:
