@@ -25,9 +25,9 @@ from testkit.valkey import Valkey
 from testkit.wait import wait_until
 
 from resumable_asgi import ResumableRoute, Settings
-from resumable_asgi.store import tailer
 from resumable_asgi.store.memory import MemoryStore
-from resumable_asgi.store.redis import RedisStore
+from resumable_asgi.store.redis import tailer
+from resumable_asgi.store.redis.store import RedisStore
 
 KEYS = ("k0", "k1")
 Keys = st.sampled_from(KEYS)

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from starlette.routing import compile_path
 
-from resumable_asgi.errors import ConfigurationError
+from .errors import ConfigurationError
 
 LONGEST_DURATION = 1e9
 """Seconds, about 31 years: a longer one overflows Redis's milliseconds sooner or later."""

@@ -12,23 +12,23 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import resume
-from .client import BodyTooLargeError, Client
 from .errors import StoreUnavailableError
-from .follower import Followers
-from .key import read_key
-from .ownership import Owners
-from .ownership import slot as slot_name
-from .routing import Match, Router
-from .run import Run
-from .runs import Runs
+from .request.key import read_key
+from .request.owner import Owners
+from .request.owner import slot as slot_name
+from .request.receiver import BodyTooLargeError, Client
+from .request.routing import Match, Router
+from .request.unrecorded import Reason, Unrecorded
 from .settings import ResumableRoute, Settings
 from .setup_checks import SetupChecks
 from .sse_starlette import let_sse_starlette_wait
-from .store import Slot, Store
-from .store.factory import open_store
+from .store.open import open_store
+from .stream import endpoints as resume
+from .stream.follower import Followers
+from .stream.run import Run
+from .stream.runs import Runs
+from .stream.store import Slot, Store
 from .templates import Action
-from .unrecorded import Reason, Unrecorded
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster

@@ -15,9 +15,9 @@ from typing import Any, Literal, Self, TypeAlias, cast
 
 from starlette.requests import Request
 
-from resumable_asgi import checks
-from resumable_asgi.errors import ConfigurationError
-from resumable_asgi.templates import Templates, check_every_start_is_found
+from . import checks
+from .errors import ConfigurationError
+from .templates import Templates, check_every_start_is_found
 
 Reader: TypeAlias = Callable[[Request], Awaitable[str | None] | str | None]
 """A user's function that reads a key or an owner from a request; None means that there is none."""

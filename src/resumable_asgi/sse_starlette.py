@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import Any
 
-from .recording import is_recording
+from .stream.recording import is_recording
 
 
 def let_sse_starlette_wait() -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from starlette.convertors import CONVERTOR_TYPES
 from starlette.routing import compile_path
 
-from resumable_asgi.errors import ConfigurationError
+from .errors import ConfigurationError
 
 _SAMPLE = "sample"
 _SAMPLES = (_SAMPLE, "7", "7.5", "123e4567-e89b-12d3-a456-426614174000", f"{_SAMPLE}/{_SAMPLE}")

@@ -22,8 +22,8 @@ from testkit.valkey import Valkey
 from testkit.wait import wait_until
 
 from resumable_asgi import ResumableStreamMiddleware, Settings
-from resumable_asgi.log import Log
 from resumable_asgi.outcome import Outcome
+from resumable_asgi.stream.log import Log
 
 HELD = 3
 EVENTS = 15

@@ -10,9 +10,9 @@ from testkit.logs import open_store_at
 from testkit.valkey import Valkey
 
 from resumable_asgi import ResumableRoute
-from resumable_asgi.store import Store
-from resumable_asgi.store.cluster import ClusterStore
-from resumable_asgi.store.redis import RedisStore
+from resumable_asgi.store.redis.cluster import ClusterStore
+from resumable_asgi.store.redis.store import RedisStore
+from resumable_asgi.stream.store import Store
 
 OpenStore = Callable[..., RedisStore]
 

@@ -8,8 +8,8 @@ from typing import Any
 import redis
 from testkit.valkey import Valkey
 
-from resumable_asgi.log import Head, new_stream_id
-from resumable_asgi.store.keys import SEAL_ID, SEAL_MESSAGE, Keys
+from resumable_asgi.store.redis.keys import SEAL_ID, SEAL_MESSAGE, Keys
+from resumable_asgi.stream.log import Head, new_stream_id
 
 SEAL = SEAL_ID.decode()
 

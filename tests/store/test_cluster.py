@@ -16,12 +16,12 @@ from testkit.wait import wait_until
 
 from resumable_asgi import Settings
 from resumable_asgi.errors import StoreUnavailableError
-from resumable_asgi.log import Log
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.store import Slot, Store
-from resumable_asgi.store.cluster import ClusterStore
-from resumable_asgi.store.factory import open_store
-from resumable_asgi.store.topology import Address, Topology
+from resumable_asgi.store.open import open_store
+from resumable_asgi.store.redis.cluster import ClusterStore
+from resumable_asgi.store.redis.topology import Address, Topology
+from resumable_asgi.stream.log import Log
+from resumable_asgi.stream.store import Slot, Store
 
 OpenCluster = Callable[..., ClusterStore]
 StartCluster = Callable[..., Cluster]

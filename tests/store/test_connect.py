@@ -19,9 +19,9 @@ from testkit.wait import wait_until
 
 from resumable_asgi import Settings
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.store.connect import connection_factory
-from resumable_asgi.store.redis import RedisStore
-from resumable_asgi.store.wire import Link, WireLostError
+from resumable_asgi.store.redis.connect import connection_factory
+from resumable_asgi.store.redis.connection import Link, WireLostError
+from resumable_asgi.store.redis.store import RedisStore
 
 SLOT = slot_named("c" * 32)
 

@@ -14,8 +14,8 @@ from testkit.inprocess import Exchange, HostRun, Worker, worker
 from testkit.valkey import Valkey
 from testkit.wait import wait_until
 
-from resumable_asgi.store.keys import FIND
-from resumable_asgi.store.redis import RedisStore
+from resumable_asgi.store.redis.keys import FIND
+from resumable_asgi.store.redis.store import RedisStore
 
 EVENTS = [
     b"data: one\n\n",

@@ -12,7 +12,7 @@ from testkit.inprocess import Worker, worker
 from testkit.valkey import Valkey
 from testkit.wait import wait_until
 
-from resumable_asgi.store.redis import RedisStore
+from resumable_asgi.store.redis.store import RedisStore
 
 EVENTS = [b"data: %d\n\n" % n for n in range(4)]
 

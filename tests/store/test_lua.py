@@ -10,8 +10,8 @@ import fakeredis
 import pytest
 import redis
 
-from resumable_asgi.store import keys
-from resumable_asgi.store.keys import SEAL_ID, SEAL_MESSAGE, Keys, Script
+from resumable_asgi.store.redis import keys
+from resumable_asgi.store.redis.keys import SEAL_ID, SEAL_MESSAGE, Keys, Script
 
 K = Keys("p")
 SLOT = "s" * 32

@@ -9,10 +9,10 @@ import pytest
 from testkit.logs import begin, new_log, reading, slot_named
 from testkit.wait import wait_until
 
-from resumable_asgi.log import Log
 from resumable_asgi.outcome import Outcome
 from resumable_asgi.store import memory
 from resumable_asgi.store.memory import MemoryStore
+from resumable_asgi.stream.log import Log
 
 SLOT = slot_named("a" * 32)
 MIB = 1024 * 1024

@@ -12,10 +12,10 @@ from testkit.valkey import Valkey
 from testkit.wait import wait_until
 
 from resumable_asgi.errors import StoreUnavailableError
-from resumable_asgi.log import Log
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.store import Found, Slot
-from resumable_asgi.store.cluster import ClusterStore
+from resumable_asgi.store.redis.cluster import ClusterStore
+from resumable_asgi.stream.log import Log
+from resumable_asgi.stream.store import Found, Slot
 
 from .moving_slots import Chaos, went_well
 

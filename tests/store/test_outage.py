@@ -11,10 +11,10 @@ from testkit.valkey import Valkey
 from testkit.wait import wait_until
 
 from resumable_asgi import ResumableRoute
-from resumable_asgi.log import Log
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.store import Slot
-from resumable_asgi.store.redis import RedisStore
+from resumable_asgi.store.redis.store import RedisStore
+from resumable_asgi.stream.log import Log
+from resumable_asgi.stream.store import Slot
 
 from .conftest import OpenStore
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resumable_asgi.store.resp import Parser, PythonParser, Reply, ReplyError, new_parser, pack
+from resumable_asgi.store.redis.resp import Parser, PythonParser, Reply, ReplyError, new_parser, pack
 
 Wire = bytes
 

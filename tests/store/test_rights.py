@@ -14,8 +14,9 @@ from testkit.wait import wait_until
 
 from resumable_asgi.errors import StoreUnavailableError
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.store import Found, refusals
-from resumable_asgi.store.redis import RedisStore
+from resumable_asgi.store.redis import refusals
+from resumable_asgi.store.redis.store import RedisStore
+from resumable_asgi.stream.store import Found
 
 from .conftest import OpenStore
 from .raw import RawLog, raw_client

@@ -18,8 +18,8 @@ from testkit.valkey import Valkey
 
 from resumable_asgi import Settings
 from resumable_asgi.errors import ConfigurationError, StoreUnavailableError
-from resumable_asgi.store import Store
-from resumable_asgi.store.factory import open_store
+from resumable_asgi.store.open import open_store
+from resumable_asgi.stream.store import Store
 
 USER, SECRET = "name-of-somebody", "s3cret-9d8f"
 SLOT = slot_named("e" * 32)

@@ -8,9 +8,9 @@ from testkit.valkey import Valkey
 from testkit.wait import wait_until
 
 from resumable_asgi.errors import StoreUnavailableError
-from resumable_asgi.log import Log
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.store import Slot, Store
+from resumable_asgi.stream.log import Log
+from resumable_asgi.stream.store import Slot, Store
 
 from .conftest import OpenStore, Stores
 

@@ -14,11 +14,11 @@ from testkit.logs import begin, holds, new_log, reading, sealed, slot_named, unt
 from testkit.valkey import Valkey
 from testkit.wait import wait_until
 
-from resumable_asgi.log import Log
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.store import tailer
-from resumable_asgi.store.keys import SEAL_MESSAGE
-from resumable_asgi.store.redis import RedisStore
+from resumable_asgi.store.redis import tailer
+from resumable_asgi.store.redis.keys import SEAL_MESSAGE
+from resumable_asgi.store.redis.store import RedisStore
+from resumable_asgi.stream.log import Log
 
 from .conftest import OpenStore
 from .raw import SEAL, RawLog, raw_client

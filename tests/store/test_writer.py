@@ -13,13 +13,13 @@ from testkit.valkey import Valkey
 from testkit.wait import wait_until
 
 from resumable_asgi import ResumableRoute
-from resumable_asgi.log import Log
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.store import redis as redis_store
-from resumable_asgi.store import refusals
-from resumable_asgi.store.keys import Keys
-from resumable_asgi.store.redis import RedisStore
-from resumable_asgi.store.wire import Wire
+from resumable_asgi.store.redis import refusals
+from resumable_asgi.store.redis import store as redis_store
+from resumable_asgi.store.redis.connection import Wire
+from resumable_asgi.store.redis.keys import Keys
+from resumable_asgi.store.redis.store import RedisStore
+from resumable_asgi.stream.log import Log
 
 from .conftest import OpenStore
 from .raw import SEAL, raw_client, stored

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resumable_asgi import ResumableRoute, ResumableStreamMiddleware, Settings
-from resumable_asgi.store import Store
+from resumable_asgi.stream.store import Store
 
 TIMEOUT = 10.0
 SSE = (b"content-type", b"text/event-stream")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from resumable_asgi import ResumableRoute, Settings
-from resumable_asgi.log import Head, Log, new_stream_id
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.store import Found, Slot, Store
-from resumable_asgi.store.factory import open_store
+from resumable_asgi.store.open import open_store
+from resumable_asgi.stream.log import Head, Log, new_stream_id
+from resumable_asgi.stream.store import Found, Slot, Store
 
 TIMEOUT = 5.0
 

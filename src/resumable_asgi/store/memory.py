@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from ..log import Log, new_stream_id
 from ..outcome import Outcome
-from . import Found, Slot
+from ..stream.log import Log, new_stream_id
+from ..stream.store import Found, Slot
 
 _SPENT_BYTES = 4 * 1024 * 1024
 """Of logs that have ended and that no key finds any more. The newest ones are kept, for a client whose

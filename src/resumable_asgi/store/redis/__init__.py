@@ -1,0 +1,1 @@
+"""Copies of logs in Redis: written by one process, followed by others."""

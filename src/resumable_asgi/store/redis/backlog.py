@@ -1,0 +1,55 @@
+"""Logs that have ended while Redis is away, and wait for it in memory: the newest ones, up to a bound."""
+
+from __future__ import annotations
+
+from .copy import Record
+
+_MOST_BYTES = 64 * 1024 * 1024
+_MOST_DELIVERED = 4 * 1024 * 1024
+"""Of those that a client was handed whole: others may follow them in other processes, and get the rest if
+Redis is back soon."""
+
+
+class Backlog:
+    """Shared by all writers of a process."""
+
+    def __init__(self) -> None:
+        self._waiting = _Queue(_MOST_BYTES)
+        self._delivered = _Queue(_MOST_DELIVERED)
+
+    def add(self, record: Record, *, delivered: bool) -> None:
+        queue = self._delivered if delivered else self._waiting
+        if record in queue.sizes:
+            return
+        self.discard(record)
+        for oldest in queue.add(record):
+            if not delivered:
+                limit = _MOST_BYTES >> 20
+                oldest.warn(f"it has ended, Redis is away, and more than {limit} MiB wait for it")
+            oldest.keeper.release(oldest)
+
+    def discard(self, record: Record) -> None:
+        self._waiting.discard(record)
+        self._delivered.discard(record)
+
+
+class _Queue:
+    def __init__(self, limit: int) -> None:
+        self.sizes: dict[Record, int] = {}
+        """Oldest first."""
+        self._limit = limit
+        self._bytes = 0
+
+    def add(self, record: Record) -> list[Record]:
+        """Those that have to go for it."""
+        self.sizes[record] = size = record.log.end - record.log.start
+        self._bytes += size
+        removed: list[Record] = []
+        while self._bytes > self._limit:
+            oldest = next(iter(self.sizes))
+            self.discard(oldest)
+            removed.append(oldest)
+        return removed
+
+    def discard(self, record: Record) -> None:
+        self._bytes -= self.sizes.pop(record, 0)

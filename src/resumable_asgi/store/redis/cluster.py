@@ -1,0 +1,247 @@
+"""Logs in a Redis Cluster: a store for each primary, side by side, since a log is where its hash slot is.
+
+Each has a worker id of its own, chosen such that its lease is on the same primary as its logs. When hash
+slots move, live logs and followers move along. Needs sharded publications: Redis 7 or Valkey.
+
+A followed log is with the shard that the topology names for its key, always: it is looked for there only, and
+it moves in the call that tells of a new topology. So all readers of a log in this process read the same one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from ...errors import StoreUnavailableError
+from ...outcome import Outcome
+from ...settings import Settings
+from ...stream.log import Log, new_stream_id
+from ...stream.store import Found, Slot
+from .backlog import Backlog
+from .commands import Commands
+from .copy import Record
+from .resp import Reply, is_elsewhere
+from .store import ElsewhereError, RedisStore
+from .tailer import Tailer
+from .topology import Address, Topology
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_AGAIN = 0.03
+"""Seconds until a question is asked again that no node would answer: a hash slot is on its way."""
+
+
+class ClusterStore:
+    """The store of one event loop in one process."""
+
+    def __init__(self, settings: Settings, topology: Topology) -> None:
+        self.topology = topology
+        self._settings = settings
+        self._commands = Commands(settings.prefix)
+        self.backlog = Backlog()
+        self._shards: list[Shard] = []
+        self._by_primary: dict[Address | None, Shard] = {}
+        topology.changed = self._changed
+
+    def worker(self, slot: Slot) -> str:
+        return self._shard_of(slot).worker(slot)
+
+    def claim(self, slot: Slot, log: Log) -> None:
+        self._shard_of(slot).claim(slot, log)
+
+    async def claimed(self, log: Log) -> None:
+        await self._home(log).claimed(log)
+
+    def overflow(self, log: Log) -> None:
+        self._home(log).overflow(log)
+
+    def followed_elsewhere(self, log: Log) -> bool:
+        return self._home(log).followed_elsewhere(log)
+
+    def finish(
+        self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
+    ) -> None:
+        self._home(log).finish(log, outcome, detail, delivered)
+
+    async def delivered(self, slot: Slot, log: Log) -> None:
+        home = self._home(log)
+        if log.id not in home.writer.records:
+            home = self._shard_of(slot)
+        await home.delivered(slot, log)
+
+    async def find(self, slot: Slot, stream_id: str | None = None) -> Found | None:
+        return await self._ask(slot, lambda shard: shard.find(slot, stream_id))
+
+    async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
+        return await self._ask(slot, lambda shard: shard.stop(slot, stream_id))
+
+    async def start(self) -> None:
+        """Connect to all primaries, so that the first stream need not wait for it."""
+        try:
+            await self._know()
+        except StoreUnavailableError as error:
+            logger.warning("Redis cannot be reached yet; streams go on unrecorded until it is: %s", error)
+            return
+        await asyncio.gather(*[self._shard(address).start() for address in self.topology.primaries])
+
+    async def flush(self, timeout: float) -> None:
+        await asyncio.gather(*[shard.flush(timeout) for shard in self._shards])
+
+    async def aclose(self) -> None:
+        self.topology.changed = _nothing  # nothing moves to a shard that is closed already
+        for shard in self._shards:
+            await shard.close_work()
+        for shard in self._shards:  # last, since they ask each other
+            shard.reader.close()
+        self.topology.close()
+
+    # -- which shard
+
+    def at(self, key: bytes) -> Shard:
+        """The shard of a key."""
+        return self._shard(self.topology.primary(key_slot(key)))
+
+    def _shard_of(self, slot: Slot) -> Shard:
+        return self.at(self._commands.log_keys(slot.name, "").pointer)
+
+    def _shard(self, address: Address | None) -> Shard:
+        """The shard of a primary; any, if who serves a key is not known: it moves on when it is."""
+        shard = self._by_primary.get(address)
+        if shard is None:
+            if address is None and self._shards:
+                return self._shards[0]
+            shard = self._open(address)
+            self._shards.append(shard)
+            self._by_primary[address] = shard
+        return shard
+
+    def _changed(self) -> None:
+        """Take followed logs to the shards that serve them now."""
+        self._by_primary = {}
+        for shard in self._shards:
+            shard.primary_is(self.topology.primary(shard.anchor))
+            self._by_primary[self.topology.primary(shard.anchor)] = shard
+        for shard in list(self._shards):
+            shard.tailer.hand_over(lambda key: self.at(key).tailer)
+
+    def _open(self, address: Address | None) -> Shard:
+        while True:
+            worker = new_stream_id()
+            anchor = key_slot(self._commands.worker_key(worker))
+            if address in (None, self.topology.primary(anchor)):
+                return Shard(self, self._settings, worker, anchor)
+
+    def record(self, stream_id: str) -> Record | None:
+        """That of a live log of this process, with whichever shard it is."""
+        for shard in self._shards:
+            if record := shard.writer.records.get(stream_id):
+                return record
+        return None
+
+    def newest(self, slot: Slot) -> Record | None:
+        """The latest one of a slot."""
+        records = [record for shard in self._shards if (record := shard.writer.newest(slot))]
+        return max(records, key=lambda record: record.log.id, default=None)
+
+    def _home(self, log: Log) -> Shard:
+        """The shard that writes a log; any, if none does any more."""
+        for shard in self._shards:
+            if log.id in shard.writer.records:
+                return shard
+        return self._shard(None)
+
+    async def _ask(self, slot: Slot, ask: Callable[[Shard], Awaitable[_T]]) -> _T:
+        """Ask again while the nodes do not agree where the slot is. Raises `StoreUnavailableError`."""
+        if not self.topology.known:
+            await self._know()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.redis_timeout
+        while True:
+            try:
+                return await ask(self._shard_of(slot))
+            except ElsewhereError:
+                if loop.time() >= deadline:
+                    raise
+            await asyncio.sleep(_AGAIN)
+            await self._know()
+
+    async def _know(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.redis_timeout):
+                await self.topology.refresh()
+        except (RedisError, OSError) as error:
+            raise StoreUnavailableError(f"Redis did not answer: {error}") from error
+
+
+class Shard(RedisStore):
+    """What a process has at one primary. `anchor` is the hash slot of its lease."""
+
+    def __init__(self, cluster: ClusterStore, settings: Settings, worker: str, anchor: int) -> None:
+        self.anchor = anchor
+        self._cluster = cluster
+        self._address = cluster.topology.primary(anchor)
+        super().__init__(
+            settings,
+            partial(cluster.topology.connect, anchor),
+            worker=worker,
+            sharded=True,
+            backlog=cluster.backlog,
+        )
+
+    def primary_is(self, address: Address | None) -> None:
+        """Connect anew if the old connections lead elsewhere: after a failover the old primary lives on."""
+        if address not in (None, self._address):
+            self._address = address
+            self.disconnect()
+
+    async def lives(self, workers: list[str]) -> list[Reply]:
+        replies: list[Reply] = []
+        for worker in workers:
+            reader = self._of(worker).reader
+            replies += await reader.fetch(self._commands.lives(worker))
+        if any(map(is_elsewhere, replies)):
+            await self._refresh()
+        return replies
+
+    async def tell(self, worker: str, stream_id: bytes) -> None:
+        await self._ask(self._of(worker).reader, self._commands.post(worker, stream_id))
+
+    async def moved(self) -> None:
+        await self._refresh()
+
+    def tailer_of(self, slot: Slot) -> Tailer:
+        return self._cluster.at(self._commands.log_keys(slot.name, "").pointer).tailer
+
+    def record(self, stream_id: str) -> Record | None:
+        return self._cluster.record(stream_id)
+
+    def newest(self, slot: Slot) -> Record | None:
+        return self._cluster.newest(slot)
+
+    def _record_moved(self, record: Record) -> bool:
+        other = self._cluster.at(record.keys.log)
+        if other is self:
+            return False
+        self.writer.hand_over(record, other.writer)
+        return True
+
+    def _of(self, worker: str) -> Shard:
+        return self._cluster.at(self._commands.worker_key(worker))
+
+    async def _refresh(self) -> None:
+        try:
+            await self._cluster.topology.refresh()
+        except (RedisError, OSError) as error:
+            logger.debug("the Cluster does not say who serves what: %s", error)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,394 @@
+"""A connection to Redis on which commands follow each other without waiting for answers.
+
+redis-py opens it, with all that is its work: addresses, TLS, authentication, Sentinel. From then on the
+socket is ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum, auto
+from functools import partial
+from typing import Any, cast
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from ...states import after
+from . import refusals
+from .resp import Reply, ReplyError, new_parser
+
+logger = logging.getLogger(__name__)
+
+Connect = Callable[[], Awaitable[AbstractConnection]]
+"""Opens a connection that is authenticated and speaks version 2 of the protocol."""
+
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
+"""Seconds between attempts to connect."""
+
+
+class RedisRefusedError(Exception):
+    """Redis answers, but does not take what it is given: out of memory, read-only, loading."""
+
+
+class WireLostError(Exception):
+    """The connection is gone, or Redis did not answer in time; what was asked may have happened."""
+
+
+Answered = Callable[[list[Reply] | None], None]
+"""Takes the replies to a call, or None if the connection was lost first. Must not raise."""
+
+
+class _Call:
+    __slots__ = ("answered", "commands", "replies")
+
+    def __init__(self, commands: Sequence[bytes], answered: Answered) -> None:
+        self.commands = commands
+        self.answered = answered
+        self.replies: list[Reply] = []
+
+
+class Wire(asyncio.Protocol):
+    """One open connection. Without a pending answer for `patience` seconds it is given up.
+
+    With `pushed` every answer goes there: for a connection that subscribes.
+    """
+
+    def __init__(
+        self, connection: AbstractConnection, patience: float, pushed: Callable[[Reply], None] | None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        self._connection = connection
+        self._patience = patience
+        self._pushed = pushed
+        self._parser = new_parser()
+        self._calls: deque[_Call] = deque()
+        self._heard = self._loop.time()
+        self._check: asyncio.TimerHandle | None = None
+        # redis-py has no public way to hand the socket over.
+        writer = cast("asyncio.StreamWriter", getattr(connection, "_writer"))  # noqa: B009
+        self._transport = writer.transport
+        self._transport.set_protocol(self)
+
+    def call(self, commands: Sequence[bytes], answered: Answered) -> None:
+        """Send packed commands; `answered` is called with their replies, error replies among them."""
+        self._send(commands, [_Call(commands, answered)])
+
+    def ask(self, commands: Sequence[bytes]) -> list[asyncio.Future[Reply]]:
+        """Send packed commands; each has a future for its reply, which raises `WireLostError`."""
+        futures: list[asyncio.Future[Reply]] = [self._loop.create_future() for _ in commands]
+        calls = [
+            _Call((command,), partial(_hand_over, future))
+            for command, future in zip(commands, futures, strict=True)
+        ]
+        self._send(commands, calls)
+        return futures
+
+    def _send(self, commands: Sequence[bytes], calls: Sequence[_Call]) -> None:
+        if self.lost.done() or self._transport.is_closing():
+            for call in calls:
+                self._loop.call_soon(call.answered, None)
+            return
+        if not self._calls:
+            self._heard = self._loop.time()
+            if self._check is None:
+                self._check = self._loop.call_later(self._patience, self._check_patience)
+        self._calls += calls
+        self._transport.write(b"".join(commands))
+
+    def send(self, command: bytes) -> None:
+        """Send a command of which the answer goes to `pushed`."""
+        if not self.lost.done() and not self._transport.is_closing():
+            self._transport.write(command)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self._loop.time()
+        self._parser.feed(data)
+        take, calls, pushed = self._parser.gets, self._calls, self._pushed
+        try:
+            while (reply := take()) is not False:
+                if pushed is not None:
+                    pushed(reply)
+                    continue
+                call = calls[0]
+                if isinstance(reply, ReplyError):
+                    refusals.note(call.commands[len(call.replies)], str(reply))
+                call.replies.append(reply)
+                if len(call.replies) == len(call.commands):
+                    calls.popleft()
+                    call.answered(call.replies)
+        except (ReplyError, ValueError, IndexError, TypeError) as error:
+            logger.warning("Redis sent what cannot be understood (%s); connecting anew", error)
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+
+    def abort(self) -> None:
+        """Close at once; all pending calls fail."""
+        self._transport.abort()
+        self._end()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last byte came."""
+        return self._loop.time() - self._heard
+
+    def _end(self) -> None:
+        if self.lost.done():
+            return
+        self.lost.set_result(None)
+        if self._check is not None:
+            self._check.cancel()
+        close = cast("Callable[[], Any]", getattr(self._connection, "_close"))  # noqa: B009
+        close()
+        while self._calls:
+            self._calls.popleft().answered(None)
+
+    def _check_patience(self) -> None:
+        self._check = None
+        if not self._calls:
+            return
+        if self.silence >= self._patience:
+            logger.warning("Redis has not answered for %.1f s; connecting anew", self.silence)
+            self.abort()
+            return
+        self._check = self._loop.call_later(self._patience - self.silence, self._check_patience)
+
+
+class LinkState(Enum):
+    """How a link stands."""
+
+    CLOSED = auto()
+    OPENING = auto()
+    OPEN = auto()
+    WAITING = auto()
+    """After trouble, until the next attempt."""
+
+
+class _Event(Enum):
+    ASKED = auto()
+    OPENED = auto()
+    LOST = auto()
+    """The connection has ended, and nobody needs another one now."""
+    TROUBLE = auto()
+    """The connection could not be opened, was lost while it is needed, or was of no use."""
+    WAITED = auto()
+    CLOSE = auto()
+
+
+_LINK = {
+    (LinkState.CLOSED, _Event.ASKED): LinkState.OPENING,
+    (LinkState.CLOSED, _Event.CLOSE): LinkState.CLOSED,
+    (LinkState.OPENING, _Event.OPENED): LinkState.OPEN,
+    (LinkState.OPENING, _Event.TROUBLE): LinkState.WAITING,
+    (LinkState.OPENING, _Event.CLOSE): LinkState.CLOSED,
+    (LinkState.OPEN, _Event.LOST): LinkState.CLOSED,
+    (LinkState.OPEN, _Event.TROUBLE): LinkState.WAITING,
+    (LinkState.OPEN, _Event.CLOSE): LinkState.CLOSED,
+    (LinkState.WAITING, _Event.WAITED): LinkState.CLOSED,
+    (LinkState.WAITING, _Event.CLOSE): LinkState.CLOSED,
+}
+
+
+class Link:
+    """One connection at a time: opened when somebody asks for it, and by itself again while it is `needed`.
+
+    `opened` is called with every new connection, `failed` after every trouble while one is needed. After
+    trouble there is a pause, which grows until a call is answered. Everything is called in the event loop.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        patience: float,
+        pushed: Callable[[Reply], None] | None = None,
+        needed: Callable[[], bool] = lambda: False,
+        opened: Callable[[Wire], None] | None = None,
+        failed: Callable[[Exception], None] | None = None,
+    ) -> None:
+        self._connect = connect
+        self._patience = patience
+        self._pushed = pushed
+        self._needed = needed
+        self._on_opened = opened
+        self._on_failed = failed
+        self._state = LinkState.CLOSED
+        self._wire: Wire | None = None
+        self._opening: asyncio.Task[Wire] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._failures = 0
+        """Troubles since a call was answered."""
+        self.refused_at = float("-inf")
+        """When Redis last answered, but refused what it was given, in seconds of the loop's clock."""
+
+    def __repr__(self) -> str:
+        return f"<Link {self._state.name}, {self._failures} failures>"
+
+    @property
+    def wire(self) -> Wire | None:
+        """The open connection, if there is one."""
+        return self._wire if self._wire is not None and not self._wire.lost.done() else None
+
+    @property
+    def down(self) -> bool:
+        """Whether the last attempt to use it failed."""
+        return self._failures > 0
+
+    def need(self) -> None:
+        """Open it, unless it is open or about to be."""
+        if self._state is LinkState.CLOSED:
+            self._begin()
+
+    async def open(self) -> Wire:
+        """The open connection. Raises `WireLostError` if Redis cannot be reached, or could not just now."""
+        if (wire := self.wire) is not None:
+            return wire
+        if self._state is LinkState.OPEN:
+            self._lost()  # its callback is still to come
+        if self._state is LinkState.WAITING:
+            raise WireLostError("Redis could not be reached just now")
+        self.need()
+        assert self._opening is not None
+        return await asyncio.shield(self._opening)
+
+    def call(self, commands: list[bytes], handle: Callable[[list[Reply]], None]) -> None:
+        """Send commands, and have the replies handled unless the connection is lost before they come.
+
+        A link that is not open sends nothing. What `handle` raises counts as trouble.
+        """
+        if self._wire is not None:
+            self._wire.call(commands, partial(self._answered, self._wire, handle))
+
+    async def ask(self, *commands: bytes) -> list[asyncio.Future[Reply]]:
+        """As `Wire.ask`, on an open connection. Raises `WireLostError`."""
+        wire = self.wire or await self.open()
+        return wire.ask(commands)
+
+    async def fetch(self, *commands: bytes) -> list[Reply]:
+        """The replies themselves."""
+        return [await reply for reply in await self.ask(*commands)]
+
+    def reopen(self) -> None:
+        """Give the open connection up, since a new one may lead elsewhere."""
+        if self._wire is not None:
+            self._wire.abort()
+
+    def close(self) -> None:
+        """Open nothing any more by itself; whoever asks opens it anew."""
+        self._move(_Event.CLOSE)
+        if self._retry is not None:
+            self._retry.cancel()
+        if self._opening is not None:
+            self._opening.cancel()
+            self._opening = None
+        self._drop()
+
+    def _move(self, event: _Event) -> None:
+        self._state = after(_LINK, self._state, event)
+
+    def _begin(self) -> None:
+        self._move(_Event.ASKED)
+        self._opening = asyncio.create_task(self._open())
+        self._opening.add_done_callback(self._opened)
+
+    async def _open(self) -> Wire:
+        try:
+            async with asyncio.timeout(self._patience):
+                connection = await self._connect()
+        except (RedisError, OSError) as error:  # a time-out is an OSError
+            raise WireLostError(f"Redis cannot be reached: {error}") from error
+        wire = Wire(connection, self._patience, self._pushed)
+        if self._opening is not asyncio.current_task():  # closed; asyncio.wait_for swallows a cancellation
+            wire.abort()
+            raise WireLostError("closed")
+        # The event loop cancels this task when it ends: the connection is then closed, if nobody did before.
+        # In a callback, since a task that is cancelled before its first step runs nothing of its own.
+        self._keeper = asyncio.create_task(_wait_for(wire.lost))
+        self._keeper.add_done_callback(lambda _: wire.abort())
+        return wire
+
+    def _opened(self, task: asyncio.Task[Wire]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if self._opening is not task:  # closed meanwhile
+            return
+        self._opening = None
+        if task.cancelled() or error is not None:
+            self._trouble(error if isinstance(error, Exception) else WireLostError("cancelled"))
+            return
+        self._wire = wire = task.result()
+        self._move(_Event.OPENED)
+        wire.lost.add_done_callback(lambda _: self._wire is wire and self._lost())
+        if not self._needed():
+            self._failures = 0
+        if self._on_opened is not None:
+            self._on_opened(wire)
+
+    def _answered(
+        self, wire: Wire, handle: Callable[[list[Reply]], None], replies: list[Reply] | None
+    ) -> None:
+        if replies is None or self._wire is not wire:
+            return  # it was lost, which is told otherwise
+        try:
+            handle(replies)
+        except RedisRefusedError as error:
+            self.refused_at = asyncio.get_running_loop().time()
+            self._trouble(error)
+        except Exception as error:  # writing must go on, whatever Redis answers
+            logger.exception("an answer of Redis could not be understood")
+            self._trouble(error)
+        else:
+            if self._failures:
+                logger.info("Redis is back; live streams are recorded again")
+                self._failures = 0
+
+    def _lost(self) -> None:
+        if self._needed():
+            self._trouble(WireLostError("the connection to Redis was lost"))
+        else:
+            self._drop()
+            self._move(_Event.LOST)
+
+    def _trouble(self, error: Exception) -> None:
+        """The connection is of no use any more: try another one, later."""
+        self._drop()  # it may be one to a primary that has become a replica
+        self._move(_Event.TROUBLE)
+        first = not self._failures
+        self._failures += 1
+        pause = min(_FIRST_PAUSE * 2 ** (self._failures - 1), _LONGEST_PAUSE)
+        self._retry = asyncio.get_running_loop().call_later(pause, self._waited)
+        if self._needed() and self._on_failed is not None:
+            if first:
+                logger.warning("streams go on unrecorded until Redis is back: %s", error)
+            self._on_failed(error)
+
+    def _waited(self) -> None:
+        self._move(_Event.WAITED)
+        if self._needed():
+            self._begin()
+
+    def _drop(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.abort()
+
+
+def _hand_over(future: asyncio.Future[Reply], replies: list[Reply] | None) -> None:
+    if future.done():  # its caller has given up
+        return
+    if replies is None:
+        future.set_exception(WireLostError("the connection to Redis was lost"))
+        future.exception()  # its caller may not have looked yet, and never will if it gives up
+    else:
+        future.set_result(replies[0])
+
+
+async def _wait_for(future: asyncio.Future[None]) -> None:
+    await asyncio.wait([future])  # not awaited itself: cancelling us would cancel it

@@ -1,0 +1,65 @@
+"""A run whose log has outgrown `max_bytes`: it goes on for those attached, and ends when there are none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ..outcome import Outcome
+from .follower import Follower
+from .log import Log
+from .runs import Signal
+from .store import Store
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE = 1.0
+"""Seconds that the run waits for followers other than the original client to get on, and between two looks
+whether there are any."""
+
+
+class Overflow:
+    """Made when the log has outgrown its limit."""
+
+    __slots__ = ("_alone", "_changed", "_log", "_loop", "_max_bytes", "_store")
+
+    def __init__(self, log: Log, max_bytes: int, *, store: Store, changed: Signal) -> None:
+        """`changed` is notified whenever a reader got on or the log was closed."""
+        self._log = log
+        self._max_bytes = max_bytes
+        self._store = store
+        self._changed = changed
+        self._alone = False
+        """Whether nobody followed at the last look."""
+        self._loop = asyncio.get_running_loop()
+        logger.warning("%s is longer than max_bytes=%d: it cannot be resumed any more", str(log), max_bytes)
+        store.overflow(log)
+        log.progressed = changed.notify
+        self._loop.call_later(_PATIENCE, self._look)
+
+    async def make_room(self, original: Follower | None) -> None:
+        """Keep what somebody attached still needs, at the pace of the original client."""
+        log = self._log
+        log.trim()
+        while log.end - log.start > self._max_bytes and not log.closed:
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await self._changed.wait()
+            except TimeoutError:
+                for reader in tuple(log.readers):
+                    if isinstance(reader, Follower) and reader is not original:
+                        log.readers.discard(reader)  # it is cut off as soon as it reads on
+            log.trim()
+
+    def _look(self) -> None:
+        """Nobody can come any more. But who came just before may not be known yet: look twice."""
+        log = self._log
+        if log.closed:
+            return
+        here = any(isinstance(reader, Follower) for reader in log.readers)
+        alone = not here and not self._store.followed_elsewhere(log)
+        if alone and self._alone:
+            self._store.finish(log, Outcome.INTERRUPTED, "nobody follows it, and nobody can resume it")
+            return
+        self._alone = alone
+        self._loop.call_later(_PATIENCE, self._look)
