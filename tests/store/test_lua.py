@@ -45,8 +45,8 @@ def begin(server: redis.Redis, log: str) -> None:
     server.set(POINTER, log, px=60000)
 
 
-def claim(server: redis.Redis, log: str, *, findable: bool = True) -> Any:
-    names, flag = [POINTER, K.log(SLOT, log)], b"1" if findable else b"0"
+def claim(server: redis.Redis, log: str, *, findable: bool = True, latest: bool = False) -> Any:
+    names, flag = [POINTER, K.log(SLOT, log)], b"2" if latest else b"1" if findable else b"0"
     return run(server, keys.CLAIM, names, log.encode(), b"head", b"60000", flag)
 
 
@@ -136,6 +136,8 @@ def test_a_claim_restores_a_pointer_that_was_evicted(server: redis.Redis) -> Non
     begin(server, NEW)
     server.delete(POINTER)
     assert claim(server, NEW) == [b"0"]
+    assert active(server) is None, "there may have been a newer one"
+    assert claim(server, NEW, latest=True) == [b"0"]
     assert active(server) == NEW
 
 
@@ -156,7 +158,7 @@ def test_an_older_stream_does_not_come_back_when_the_newer_one_is_over(server: r
     else:
         seal(server, NEW, b"stopped" if how == "stopped" else b"done", delivered=b"0")
     assert find(server) is None
-    assert claim(server, OLD) == [b"0", b"replaced"]
+    assert claim(server, OLD, latest=True) == [b"0", b"replaced"]
     assert find(server) is None
     assert 0 < server.pttl(POINTER) <= 30000
 

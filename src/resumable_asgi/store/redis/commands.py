@@ -50,9 +50,10 @@ class Commands:
             _EXEC,
         )
 
-    def claim(self, keys: LogKeys, head: bytes, ttl: float, *, findable: bool) -> bytes:
-        """Make a log if it is not there, or read back how far it is."""
-        return CLAIM.pack([keys.pointer, keys.log], keys.id, head, _ms(ttl), b"1" if findable else b"0")
+    def claim(self, keys: LogKeys, head: bytes, ttl: float, *, findable: bool, latest: bool) -> bytes:
+        """Make a log if it is not there, or read back how far it is. `latest`: of its key, that we know."""
+        pointer = b"0" if not findable else b"2" if latest else b"1"
+        return CLAIM.pack([keys.pointer, keys.log], keys.id, head, _ms(ttl), pointer)
 
     def append(self, keys: LogKeys, end: int, data: bytes) -> bytes:
         """Add an entry that ends at `end`, which is its id."""

@@ -205,15 +205,15 @@ class Record:
         # A live log is to be kept for `retention` after its worker's death, and is renewed halfway. Its
         # pointer is put right once a lease, should it have been evicted; not all of them at the same moment.
         ttl = 2 * self.slot.route.retention
-        findable = not self.overflowing and self.keeper.newest(self.slot) is self
+        findable, latest = not self.overflowing, self.keeper.newest(self.slot) is self
         spread = 0.6 + int(self.log.id[-2:], 16) / 1700
-        self.renew_at = time.monotonic() + min(ttl / 2, spread * self.keeper.lease if findable else ttl)
+        self.renew_at = time.monotonic() + min(ttl / 2, spread * self.keeper.lease if latest else ttl)
         head = self.log.head.to_json()
         if self._fresh and findable:
             commands += self._commands.first_claim(self.keys, head, ttl)
             self._sent = _FIRST_CLAIM
         else:
-            commands.append(self._commands.claim(self.keys, head, ttl, findable=findable))
+            commands.append(self._commands.claim(self.keys, head, ttl, findable=findable, latest=latest))
             self._sent = _CLAIM
         self._fresh = False
 

@@ -3,13 +3,14 @@
 -- a plain transaction.
 --
 -- KEYS  1 pointer, 2 log
--- ARGV  1 stream id, 2 head, 3 TTL in ms of a live log, 4 "1" if the log is to be found by the pointer
+-- ARGV  1 stream id, 2 head, 3 TTL in ms of a live log, 4 "0" if it is not to be found by the pointer,
+--       "1" if it is, "2" if it is the latest of its key that this worker knows of
 -- Answers  {end offset}                   the log is live and holds that many bytes
 --          {end offset, "replaced"}       the same, and a newer stream has the pointer, or had it last
 --          {end offset, outcome, detail}  it is sealed
 --
--- The pointer is taken only from nobody or an older stream: ids sort by age. From an older one only together with a
--- log that was not there: a first claim takes it from any, whatever the clocks of two workers say.
+-- The pointer is taken together with a log that was not there, and only from nobody or an older stream: ids sort by
+-- age. The latest log takes it from nobody also when it is there itself, since then the pointer was evicted.
 local SEAL = '18446744073709551615-18446744073709551615'
 local made = false
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
@@ -25,15 +26,15 @@ elseif last[1] == SEAL then
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 local stored = last and string.match(last[1], '^%d+') or '0'
-if ARGV[4] ~= '1' then
+if ARGV[4] == '0' then
   return {stored}
 end
 local active = redis.call('GET', KEYS[1])
 if active == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
-elseif not active or made and active < ARGV[1] then
+elseif made and (not active or active < ARGV[1]) or not active and ARGV[4] == '2' then
   redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
-elseif active > ARGV[1] then
+elseif active and active > ARGV[1] then
   return {stored, 'replaced'}
 end
 return {stored}
