@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 from starlette.types import Message, Scope
-from test_routing import CHAT, EVENTS, scope_of
+from .test_routing import CHAT, EVENTS, scope_of
 
 from resumable_asgi.errors import ConfigurationError
 from resumable_asgi.request.key import read_key
