@@ -233,9 +233,10 @@ class Machine(RuleBasedStateMachine):
                 client.delete(*doomed)
         for stream in self.history:
             stream.gone = stream.gone or not stream.live
-        self.do(self.back())
         for key in KEYS:
-            self.active[key] = self.do(self.comes_back(key))
+            running = [stream for stream in self.history if stream.key == key and stream.live]
+            self.active[key] = max(running, key=lambda stream: stream.id, default=None)
+        self.do(self.back())
 
     # -- helpers
 
@@ -282,18 +283,6 @@ class Machine(RuleBasedStateMachine):
             for stream_id in ids:
                 store.writer.check(stream_id)
             await self.flushed(worker)
-
-    async def comes_back(self, key: str) -> Stream | None:
-        """The newest that runs. If a newer one is over, its worker may know that it was replaced or not."""
-        started = [stream for stream in self.history if stream.key == key]
-        newest = max(
-            (stream for stream in started if stream.live), key=lambda stream: stream.id, default=None
-        )
-        if newest is None or newest is max(started, key=lambda stream: stream.id):
-            return newest
-        exchange = await self.workers[0].request("HEAD", f"/api/chat/{key}/stream").ended()
-        self.workers[0].exchanges.remove(exchange)
-        return newest if exchange.status == 200 else None
 
     async def settle(self, stream: Stream) -> None:
         store = self.workers[stream.worker].store
