@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 from starlette.types import Message, Scope
-from .test_routing import CHAT, EVENTS, scope_of
 
 from resumable_asgi.errors import ConfigurationError
 from resumable_asgi.request.key import read_key
@@ -16,6 +15,8 @@ from resumable_asgi.request.routing import Match, Router
 from resumable_asgi.request.unrecorded import Reason
 from resumable_asgi.settings import ResumableRoute
 from resumable_asgi.templates import Action
+
+from .test_routing import CHAT, EVENTS, scope_of
 
 
 def request_of(scope: Scope, body: bytes | None = None) -> Request:
