@@ -17,8 +17,7 @@ from contextvars import Context, ContextVar
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, TypeAlias, cast
 
-from anyio.to_thread import run_sync
-from starlette.concurrency import iterate_in_threadpool
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ async def _close(body: _Body | None) -> None:
         if body.ag_frame is not None and not body.ag_running:
             await body.aclose()
     elif body is not None and body.gi_frame is not None and not body.gi_running:
-        await run_sync(body.close)
+        await run_in_threadpool(body.close)
 
 
 current: ContextVar[Recording | None] = ContextVar("resumable_asgi.recording", default=None)
