@@ -158,7 +158,7 @@ class Log:
 
     def __str__(self) -> str:
         age = max(0.0, time.time() - self.head.created / 1000)
-        return f"stream {self.id} (key {self.head.key!r}, {self.end} bytes, {age:.1f} s)"
+        return f"stream {self.id} (key {self.head.key!r}, {self.end} bytes, {age:.1f} s old)"
 
     def append(self, data: bytes) -> None:
         if self.closed:
