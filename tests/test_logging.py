@@ -41,7 +41,7 @@ async def test_a_stream_that_ends_by_itself(lines: pytest.LogCaptureFixture) -> 
         await exchange.ended()
     assert about(lines, exchange.stream_id) == [
         ("DEBUG", "stream ID: started, key 'c'"),
-        ("DEBUG", f"stream ID (key 'c', {10 * len(EVENT)} bytes, 1.0 s) ended done"),
+        ("DEBUG", f"stream ID (key 'c', {10 * len(EVENT)} bytes, 1.0 s old) ended done"),
     ]
 
 
@@ -55,7 +55,7 @@ async def test_a_stream_that_is_stopped(lines: pytest.LogCaptureFixture) -> None
     assert about(lines, exchange.stream_id) == [
         ("DEBUG", "stream ID: started, key 'c'"),
         ("DEBUG", "stream ID: the app is told to stop"),
-        ("DEBUG", f"stream ID (key 'c', {len(EVENT)} bytes, 1.0 s) ended stopped"),
+        ("DEBUG", f"stream ID (key 'c', {len(EVENT)} bytes, 1.0 s old) ended stopped"),
     ]
 
 
@@ -66,7 +66,10 @@ async def test_a_stream_that_a_shutdown_interrupts(lines: pytest.LogCaptureFixtu
         await exchange.until(EVENT)
         await made.shutdown()
     said = about(lines, exchange.stream_id)
-    assert ("WARNING", f"stream ID (key 'c', {len(EVENT)} bytes, 1.0 s) ended interrupted: shutdown") in said
+    assert (
+        "WARNING",
+        f"stream ID (key 'c', {len(EVENT)} bytes, 1.0 s old) ended interrupted: shutdown",
+    ) in said
     assert not [record for record in lines.records if record.exc_info and record.levelno > logging.DEBUG]
 
 
@@ -79,7 +82,7 @@ async def test_a_stream_that_outgrows_its_limit(lines: pytest.LogCaptureFixture)
         await exchange.ended()
     (warning,) = [message for level, message in about(lines, exchange.stream_id) if level == "WARNING"]
     size = f"{2 * len(EVENT)} bytes"
-    assert warning.startswith(f"stream ID (key 'c', {size}, 1.0 s) is longer than max_bytes=20")
+    assert warning.startswith(f"stream ID (key 'c', {size}, 1.0 s old) is longer than max_bytes=20")
 
 
 async def test_a_stream_whose_worker_was_taken_for_dead(
