@@ -18,7 +18,7 @@ from ...stream.store import Found, Slot
 from . import refusals
 from .backlog import Backlog
 from .commands import Commands
-from .connection import Connect, Link, WireLostError
+from .connection import Connect, ConnectionLostError, Link
 from .copy import Record
 from .resp import Reply, ReplyError, is_elsewhere
 from .tailer import Past, Tailer
@@ -155,7 +155,7 @@ class RedisStore:
     async def _stop_elsewhere(self, slot: Slot, stream_id: bytes, worker: str | None) -> bool:
         """Have the log sealed by its worker, which knows where it ends; or else, soon, by us."""
         if worker is not None:
-            await self.tell(worker, stream_id)
+            await self.post_stop(worker, stream_id)
             for _ in range(_STOP_LOOKS):
                 await asyncio.sleep(_STOP_PAUSE)
                 found = await self._find(slot, stream_id.decode())
@@ -165,7 +165,7 @@ class RedisStore:
         seal = self._commands.seal(keys, Outcome.STOPPED, retention=slot.route.retention)
         reply = await self._ask(self.reader, seal)
         if worker is not None:  # its lease may have been missing at first
-            await self.tell(worker, stream_id)
+            await self.post_stop(worker, stream_id)
         return reply[0] == b"sealed" or reply[:2] == [b"was", b"stopped"]
 
     def _own(self, slot: Slot, stream_id: str | None) -> Record | None:
@@ -179,11 +179,11 @@ class RedisStore:
 
     # -- what a Cluster answers otherwise
 
-    async def lives(self, workers: list[str]) -> list[Reply]:
-        return await self.reader.fetch(*map(self._commands.lives, workers))
+    async def have_leases(self, workers: list[str]) -> list[Reply]:
+        return await self.reader.fetch(*map(self._commands.has_lease, workers))
 
-    async def tell(self, worker: str, stream_id: bytes) -> None:
-        await self._ask(self.reader, self._commands.post(worker, stream_id))
+    async def post_stop(self, worker: str, stream_id: bytes) -> None:
+        await self._ask(self.reader, self._commands.post_stop(worker, stream_id))
 
     async def moved(self) -> None:
         return
@@ -208,16 +208,16 @@ class RedisStore:
         try:
             async with asyncio.timeout(self._timeout):
                 await asyncio.gather(self.writer.link.open(), self.reader.open())
-        except (WireLostError, TimeoutError) as error:
+        except (ConnectionLostError, TimeoutError) as error:
             logger.warning("Redis cannot be reached yet; streams go on unrecorded until it is: %s", error)
             return
         self._look_at_memory()
 
     def _look_at_memory(self) -> None:
         """Warn of a server that evicts keys, where it lets that be read. Nobody waits for the answer."""
-        wire = self.reader.wire or self.writer.link.wire
-        if wire is not None:
-            wire.call([self._commands.memory()], _note_eviction)
+        connection = self.reader.connection or self.writer.link.connection
+        if connection is not None:
+            connection.call([self._commands.memory()], _note_eviction)
 
     async def flush(self, timeout: float) -> None:
         await self.writer.flush(timeout)
@@ -241,7 +241,7 @@ class RedisStore:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
         try:
-            if link.wire is None:
+            if link.connection is None:
                 async with asyncio.timeout_at(deadline):
                     await link.open()
             (answer,) = await link.ask(command)
@@ -250,7 +250,7 @@ class RedisStore:
                 reply = await answer
             finally:
                 timer.cancel()
-        except (WireLostError, TimeoutError) as error:
+        except (ConnectionLostError, TimeoutError) as error:
             raise StoreUnavailableError(f"Redis did not answer: {error}") from error
         if isinstance(reply, ReplyError):
             kind = ElsewhereError if is_elsewhere(reply) else StoreUnavailableError
