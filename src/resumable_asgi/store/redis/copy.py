@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Protocol
 
 from ...outcome import Outcome
 from ...stream.log import Log
-from ...stream.store import Slot
+from ...stream.store import StreamKey
 from . import refusals
 from .commands import Commands, LogKeys
 from .connection import RedisRefusedError
@@ -30,30 +30,45 @@ _MOST_ENTRIES = 8
 _FIRST_CLAIM, _CLAIM, _APPEND, _SEAL, _CLEAR, _BURIAL = 1, 2, 4, 8, 16, 32
 
 
-class Keeper(Protocol):
-    """The writer that a record is with."""
+Clear = Callable[[StreamKey, str], Awaitable[None]]
+"""Has Redis clear the pointer to a log of which the copy is settled, because a client got all of it."""
+
+
+class CopyWriter(Protocol):
+    """The writer that a copy is with."""
 
     lease: float
+    clear: Clear
 
-    def newest(self, slot: Slot) -> Record | None: ...
+    def newest(self, key: StreamKey) -> RedisCopy | None: ...
 
-    def replaced(self, record: Record) -> None:
+    def replaced(self, copy: RedisCopy) -> None:
         """A newer stream of its key has the pointer, or had it last."""
         ...
 
-    def release(self, record: Record) -> None:
+    def release(self, copy: RedisCopy) -> None:
         """Let go of the bytes of a log that has ended."""
         ...
 
-    def consider(self, record: Record) -> None:
+    def consider(self, copy: RedisCopy) -> None:
         """Called on every append while somebody follows elsewhere."""
         ...
 
-    def finish(self, log: Log, outcome: Outcome) -> None: ...
+    async def claimed(self, copy: RedisCopy) -> None: ...
+
+    def overflow(self, copy: RedisCopy) -> None: ...
+
+    def finish(self, copy: RedisCopy) -> None:
+        """Called once, when the copy has a seal to be written."""
+        ...
+
+    def delivered(self, copy: RedisCopy) -> None:
+        """A client got all of a log that is not yet sealed, or not yet cleared, in Redis."""
+        ...
 
 
-class Record:
-    """What the writer knows of one log. As a reader of the log it keeps the bytes not yet copied."""
+class RedisCopy:
+    """The copy of one live log. As a reader of the log it keeps the bytes not yet copied."""
 
     __slots__ = (
         "_commands",
@@ -63,13 +78,12 @@ class Record:
         "_sent_ends",
         "_watch",
         "abandoned",
-        "claimed",
         "clear_after",
-        "delivered",
         "ended_at",
+        "findable",
         "followed",
         "in_step",
-        "keeper",
+        "key",
         "keys",
         "log",
         "offset",
@@ -80,21 +94,22 @@ class Record:
         "seal",
         "sealed",
         "settled",
-        "slot",
         "timer",
+        "was_delivered",
+        "writer",
     )
 
-    def __init__(self, slot: Slot, log: Log, commands: Commands, keeper: Keeper) -> None:
+    def __init__(self, key: StreamKey, log: Log, commands: Commands, writer: CopyWriter) -> None:
         loop = asyncio.get_running_loop()
-        self.slot = slot
+        self.key = key
         self.log = log
-        self.keeper = keeper
-        self.keys = commands.log_keys(slot.name, log.id)
+        self.writer = writer
+        self.keys = commands.log_keys(key.name, log.id)
         self.offset = 0
         """Bytes of the log that Redis is known to hold."""
         self.in_step = False
         self.followed = False
-        """Whether somebody follows from another process; if so the keeper is told of every append."""
+        """Whether somebody follows from another process; if so the writer is told of every append."""
         self.queued = False
         """Whether it waits for the next trip."""
         self.overflowing = False
@@ -104,7 +119,7 @@ class Record:
         """Whether the bytes are no longer here; the copy is then sealed as what it is."""
         self.seal: tuple[Outcome, str] | None = None
         """The seal that the run asks for."""
-        self.delivered: Callable[[], bool] | None = None
+        self.was_delivered: Callable[[], bool] | None = None
         """Tells whether a client was handed all of the log, when the seal is written."""
         self.sealed = False
         """Whether the copy is sealed, by whomever."""
@@ -112,7 +127,8 @@ class Record:
         self.clear_after: float | None = None
         """Seconds for which a delivered log may still be found; None while it is not delivered."""
         self.renew_at = 0.0
-        self.claimed: asyncio.Future[None] = loop.create_future()
+        self.findable: asyncio.Future[None] = loop.create_future()
+        """Done when others can find the log, or when that cannot be waited for."""
         self.settled: asyncio.Future[None] = loop.create_future()
         """Done when there is nothing more to do for the copy."""
         self.timer: asyncio.TimerHandle | None = None
@@ -127,10 +143,39 @@ class Record:
         self._sent_ends: list[int] = []
         """The offsets after the entries that were sent."""
 
-    def pass_to(self, keeper: Keeper) -> None:
+    # -- what the run asks for
+
+    async def claimed(self) -> None:
+        await self.writer.claimed(self)
+
+    def overflow(self) -> None:
+        self.writer.overflow(self)
+
+    @property
+    def followed_elsewhere(self) -> bool:
+        return self.followed and not self.abandoned and not self.settled.done()
+
+    def finish(self, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None) -> None:
+        if self.settled.done():
+            self.log.seal(outcome, detail)
+        elif self.seal is None:
+            self.log.close()
+            self.seal = (outcome, detail)
+            self.was_delivered = delivered
+            self.writer.finish(self)
+
+    async def delivered(self) -> None:
+        if self.log.delivered:
+            return
+        if self.settled.done():
+            await self.writer.clear(self.key, self.log.id)
+        else:
+            self.writer.delivered(self)
+
+    def pass_to(self, writer: CopyWriter) -> None:
         """Be with another writer from now on, which is to look at the copy before it adds anything."""
         self._note_followers(False)
-        self.keeper = keeper
+        self.writer = writer
         self.queued = False
         self.doubt()
 
@@ -204,10 +249,10 @@ class Record:
         """Add the commands that make the copy, or tell how far it is."""
         # A live log is to be kept for `retention` after its worker's death, and is renewed halfway. Its
         # pointer is put right once a lease, should it have been evicted; not all of them at the same moment.
-        ttl = 2 * self.slot.route.retention
-        findable, latest = not self.overflowing, self.keeper.newest(self.slot) is self
+        ttl = 2 * self.key.route.retention
+        findable, latest = not self.overflowing, self.writer.newest(self.key) is self
         spread = 0.6 + int(self.log.id[-2:], 16) / 1700
-        self.renew_at = time.monotonic() + min(ttl / 2, spread * self.keeper.lease if latest else ttl)
+        self.renew_at = time.monotonic() + min(ttl / 2, spread * self.writer.lease if latest else ttl)
         head = self.log.head.to_json()
         if self._fresh and findable:
             commands += self._commands.first_claim(self.keys, head, ttl)
@@ -220,7 +265,7 @@ class Record:
     def _append(self, commands: list[bytes], end: int, data: bytes) -> None:
         """One entry, and its publication; while nobody is known to follow, only its end is published."""
         if self.overflowing:
-            width = self.slot.route.max_bytes
+            width = self.key.route.max_bytes
             worker = self.log.head.worker
             commands.append(self._commands.append_to_window(self.keys, end, data, width, worker))
         else:
@@ -228,8 +273,8 @@ class Record:
         commands.append(self._commands.publish(self.keys, end, data if self.followed else b""))
 
     def _seal_command(self, outcome: Outcome, detail: str, *, anywhere: bool) -> bytes:
-        route = self.slot.route
-        self._delivered = outcome is Outcome.DONE and self.delivered is not None and self.delivered()
+        route = self.key.route
+        self._delivered = outcome is Outcome.DONE and self.was_delivered is not None and self.was_delivered()
         findable_for = route.replay_finished if self._delivered else None
         if self.abandoned or self.released:  # it is the only command for the pointer, too
             findable_for = self.clear_after
@@ -243,7 +288,7 @@ class Record:
         )
 
     def _clear_command(self) -> bytes:
-        retention = self.slot.route.retention
+        retention = self.key.route.retention
         return self._commands.clear(
             self.keys, self.clear_after or 0, retention=retention, hide=self.overflowing
         )
@@ -274,7 +319,7 @@ class Record:
         replies += done if isinstance(done, list) else [done]
         if not any(map(refused, replies)):  # else another claim will tell
             self.in_step = True
-            resolve(self.claimed)
+            resolve(self.findable)
 
     def _claim_answered(self, reply: Reply) -> None:
         if refused(reply):
@@ -282,14 +327,14 @@ class Record:
             return
         stored = int(reply[0])
         if reply[1:] == [b"replaced"]:
-            self.keeper.replaced(self)
+            self.writer.replaced(self)
         elif len(reply) > 1:
             self._settle(*_seal_of(reply))
             return
         if self.log.start <= stored <= self.log.end:
             self.offset = stored
             self.in_step = True
-            resolve(self.claimed)
+            resolve(self.findable)
         else:
             here = f"{self.log.start} to {self.log.end}"
             self.abandon(f"Redis holds {stored} bytes of it, and here are those from {here}")
@@ -308,7 +353,7 @@ class Record:
     def _note_followers(self, followed: bool) -> None:
         self.followed = followed
         if followed and self._watch is None:
-            self._watch = partial(self.keeper.consider, self)
+            self._watch = partial(self.writer.consider, self)
             self.log.watch(self._watch, first=True)  # it is on its way while the others send
         elif not followed and self._watch is not None:
             self.log.unwatch(self._watch)
@@ -343,7 +388,7 @@ class Record:
             return
         self.abandoned = True
         self.warn(reason)
-        resolve(self.claimed)
+        resolve(self.findable)
         self.log.readers.discard(self)
         if self.log.progressed is not None:
             self.log.progressed()
@@ -362,7 +407,7 @@ class Record:
         log.readers.discard(self)
         if self.timer is not None:
             self.timer.cancel()
-        self.timer = self.delivered = None
+        self.timer = self.was_delivered = None
         self.log = Log(log.id, log.head)
         self.log.start = self.log.end = log.end
         self.log.seal(log.outcome or Outcome.LOST, log.detail)
@@ -374,7 +419,8 @@ class Record:
         self._note_followers(False)
         if self.timer is not None:
             self.timer.cancel()
-        resolve(self.claimed)
+        self.timer = self.was_delivered = None  # the run must not outlive its task
+        resolve(self.findable)
         resolve(self.settled)
 
 

@@ -91,9 +91,9 @@ class Tailer:
         """Since when the lease of a worker has been gone."""
         self._task: asyncio.Task[None] | None = None
 
-    def follow(self, slot: str, stream_id: str, head: Head, past: Past, *, sealed: bool) -> Log:
+    def follow(self, name: str, stream_id: str, head: Head, past: Past, *, sealed: bool) -> Log:
         """The log of another process, filled as long as it has readers."""
-        keys = self._commands.log_keys(slot, stream_id)
+        keys = self._commands.log_keys(name, stream_id)
         tail = self._tails.get(keys.log)
         if tail is not None and (tail.log.outcome is None or sealed):
             tail.idle_rounds = 0

@@ -13,11 +13,11 @@ from functools import partial
 from ...outcome import Outcome
 from ...settings import Settings
 from ...stream.log import Log
-from ...stream.store import Slot
+from ...stream.store import StreamKey
 from .backlog import Backlog
 from .commands import Commands
 from .connection import Connect, Link, Wire
-from .copy import Record, refused, resolve
+from .copy import Clear, RedisCopy, refused, resolve
 from .resp import Reply
 
 _LINGER = 0.1
@@ -25,7 +25,7 @@ _LINGER = 0.1
 replays faster."""
 
 _TOGETHER = 8
-"""So many records that are due do not wait for the next turn: Redis and the followers' process work on them
+"""So many copies that are due do not wait for the next turn: Redis and the followers' process work on them
 while this one makes the next. A trip costs some 30 us of CPU here and there, so that fewer would be dear."""
 _MOST_TRIPS = 2
 """Trips under way; then what is due waits for one to come back, so that there are larger ones under load."""
@@ -40,7 +40,7 @@ _OUTGREW = "it has outgrown max_bytes, and Redis does not take what there is"
 
 
 class Writer:
-    """Owns the records of all live logs, the worker's lease, and the one connection that writes."""
+    """Owns the copies of all live logs, the worker's lease, and the one connection that writes."""
 
     def __init__(
         self,
@@ -49,12 +49,13 @@ class Writer:
         patience: float,
         commands: Commands,
         worker: str,
-        moved: Callable[[Record], bool],
+        moved: Callable[[RedisCopy], bool],
+        clear: Clear,
         backlog: Backlog,
     ) -> None:
-        """`moved` is asked of every record at each new connection: it may hand it over to another writer."""
+        """`moved` is asked of every copy at each new connection: it may hand it over to another writer."""
         self.lease = settings.lease
-        self.records: dict[str, Record] = {}
+        self.copies: dict[str, RedisCopy] = {}
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self.link = Link(
@@ -64,12 +65,13 @@ class Writer:
         self._lease = commands.renew(worker, settings.lease)
         self._leased = False
         self._moved = moved
-        self._lent: dict[str, Record] = {}
+        self.clear = clear
+        self._lent: dict[str, RedisCopy] = {}
         """Records of other writers by now, whose logs still name this one's lease."""
         self._backlog = backlog
         self._renewed_at = float("-inf")
-        self._newest: dict[str, Record] = {}
-        self._due: list[Record] = []
+        self._newest: dict[str, RedisCopy] = {}
+        self._due: list[RedisCopy] = []
         self._turn: asyncio.Handle | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._period = min(_LINGER, settings.lease / 8)
@@ -85,125 +87,110 @@ class Writer:
 
     # -- what the store asks for
 
-    def claim(self, slot: Slot, log: Log) -> None:
-        record = Record(slot, log, self._commands, self)
-        self.records[log.id] = record
-        self._newest[slot.name] = record
-        log.readers.add(record)
+    def claim(self, key: StreamKey, log: Log) -> RedisCopy:
+        copy = RedisCopy(key, log, self._commands, self)
+        self.copies[log.id] = copy
+        self._newest[key.name] = copy
+        log.readers.add(copy)
         if self._tick is None:
             self._on_tick()
         if self.link.wire is None:
             self.link.need()
-            return
-        commands: list[bytes] = []  # by itself and at once, since its client waits for it
-        record.claim(commands)
-        self.link.call(commands, partial(self._claimed, record))
+        else:  # by itself and at once, since its client waits for it
+            commands: list[bytes] = []
+            copy.claim(commands)
+            self.link.call(commands, partial(self._claimed, copy))
+        return copy
 
-    async def claimed(self, log: Log) -> None:
-        record = self.records.get(log.id)
-        if record is None or self.link.down or record.claimed.done():
+    async def claimed(self, copy: RedisCopy) -> None:
+        if self.link.down or copy.findable.done():
             return
-        timer = self._loop.call_later(self._settings.redis_timeout, resolve, record.claimed)
+        timer = self._loop.call_later(self._settings.redis_timeout, resolve, copy.findable)
         try:
-            await record.claimed
+            await copy.findable
         finally:
             timer.cancel()
 
-    def finish(
-        self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
-    ) -> None:
-        record = self.records.get(log.id)
-        if record is None:
-            log.seal(outcome, detail)
-            return
-        if record.seal is not None:
-            return
-        log.close()
-        record.seal = (outcome, detail)
-        record.delivered = delivered
-        record.ended_at = self._loop.time()
+    def finish(self, copy: RedisCopy) -> None:
+        assert copy.seal is not None
+        copy.ended_at = self._loop.time()
         if self.link.down:
-            log.seal(outcome, detail)
-            record.timer = self._loop.call_later(_HAND_OVER, self._ended_away, record)
-        elif record.abandoned:
-            log.seal(outcome, detail)
+            copy.log.seal(*copy.seal)
+            copy.timer = self._loop.call_later(_HAND_OVER, self._ended_away, copy)
+        elif copy.abandoned:
+            copy.log.seal(*copy.seal)
         else:
-            record.timer = self._loop.call_later(self._settings.redis_timeout, log.seal, outcome, detail)
-        self.consider(record)
+            copy.timer = self._loop.call_later(self._settings.redis_timeout, copy.log.seal, *copy.seal)
+        self.consider(copy)
 
-    def _ended_away(self, record: Record) -> None:
+    def _ended_away(self, copy: RedisCopy) -> None:
         """A log has ended while Redis is away: keep its bytes only if somebody may come for them.
 
         When the lease is over, those who follow elsewhere have given up.
         """
-        if not self.link.down or record.settled.done() or record.released or record.seal is None:
+        if not self.link.down or copy.settled.done() or copy.released or copy.seal is None:
             return
-        record.log.seal(*record.seal)
-        delivered = record.clear_after == 0
+        copy.log.seal(*copy.seal)
+        delivered = copy.clear_after == 0
         leased = self._loop.time() - self._renewed_at < self.lease
-        if record.abandoned or record.seal[0] is Outcome.STOPPED or (delivered and not leased):
-            self.release(record)
-        elif delivered and record.fresh:  # nobody else ever knew of it
-            self._drop(record)
+        if copy.abandoned or copy.seal[0] is Outcome.STOPPED or (delivered and not leased):
+            self.release(copy)
+        elif delivered and copy.fresh:  # nobody else ever knew of it
+            self._drop(copy)
         else:
-            self._backlog.add(record, delivered=delivered and not record.followed)
+            self._backlog.add(copy, delivered=delivered and not copy.followed)
 
-    def release(self, record: Record) -> None:
-        self._backlog.discard(record)
-        if record.fresh:  # nobody else ever knew of it
-            self._drop(record)
+    def release(self, copy: RedisCopy) -> None:
+        self._backlog.discard(copy)
+        if copy.fresh:  # nobody else ever knew of it
+            self._drop(copy)
         else:
-            self._newest_no_more(record)
-            record.release()
+            self._newest_no_more(copy)
+            copy.release()
 
-    def overflow(self, log: Log) -> None:
-        record = self.records.get(log.id)
-        if record is not None:
-            record.overflowing = True
-            record.clear_after = 0
-            self._newest_no_more(record)
-            if self.link.down:
-                record.abandon(_OUTGREW)
-            self.consider(record)
-            self._watch_progress(record, -1)
+    def overflow(self, copy: RedisCopy) -> None:
+        if copy.settled.done():
+            return
+        copy.overflowing = True
+        copy.clear_after = 0
+        self._newest_no_more(copy)
+        if self.link.down:
+            copy.abandon(_OUTGREW)
+        self.consider(copy)
+        self._watch_progress(copy, -1)
 
-    def _watch_progress(self, record: Record, offset: int) -> None:
+    def _watch_progress(self, copy: RedisCopy, offset: int) -> None:
         """A copy that does not get on must not hold up a run whose log may grow no further."""
-        if record.settled.done() or record.abandoned:
+        if copy.settled.done() or copy.abandoned:
             return
-        if offset == record.offset < record.log.end:
-            record.abandon(_OUTGREW)
-            record.keeper.consider(record)
+        if offset == copy.offset < copy.log.end:
+            copy.abandon(_OUTGREW)
+            copy.writer.consider(copy)
             return
-        self._loop.call_later(self._settings.redis_timeout, self._watch_progress, record, record.offset)
+        self._loop.call_later(self._settings.redis_timeout, self._watch_progress, copy, copy.offset)
 
-    def delivered(self, log: Log) -> bool:
-        """A client got all of it: see to the pointer. False if this log is no longer the writer's affair."""
-        record = self.records.get(log.id)
-        if record is None:
-            return False
-        if record.fresh:  # nobody else ever knew of it
-            self._drop(record)
+    def delivered(self, copy: RedisCopy) -> None:
+        if copy.fresh:  # nobody else ever knew of it
+            self._drop(copy)
         else:
-            record.clear_after = record.slot.route.replay_finished
-            self._ended_away(record)
-            self.consider(record)
-        return True
+            copy.clear_after = copy.key.route.replay_finished
+            self._ended_away(copy)
+            self.consider(copy)
 
-    def newest(self, slot: Slot) -> Record | None:
-        """The record of the newest live log of a slot in this process."""
-        return self._newest.get(slot.name)
+    def newest(self, key: StreamKey) -> RedisCopy | None:
+        """The copy of the newest live log of a key in this process."""
+        return self._newest.get(key.name)
 
     def check(self, stream_id: str) -> None:
         """Look what became of a log's copy: it is said that somebody else sealed it."""
-        record = self.records.get(stream_id)
-        if record is not None:
-            record.in_step = False
-            self.consider(record)
+        copy = self.copies.get(stream_id)
+        if copy is not None:
+            copy.in_step = False
+            self.consider(copy)
 
     async def flush(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for the seals that were asked for."""
-        ending = [record.settled for record in self.records.values() if record.seal is not None]
+        ending = [copy.settled for copy in self.copies.values() if copy.seal is not None]
         if ending:
             await asyncio.wait(ending, timeout=timeout)
 
@@ -216,12 +203,12 @@ class Writer:
 
     # -- when to write
 
-    def consider(self, record: Record) -> None:
+    def consider(self, copy: RedisCopy) -> None:
         """Have it written to if that is due. Called on every append while somebody follows elsewhere."""
-        if record.queued or not record.due:
+        if copy.queued or not copy.due:
             return
-        record.queued = True
-        self._due.append(record)
+        copy.queued = True
+        self._due.append(copy)
         if len(self._due) == _TOGETHER and not self._under_way:
             self._travel()
         else:
@@ -251,35 +238,35 @@ class Writer:
         elif beat:
             self._renew(self._loop.time())
             self.link.call([self._lease], self._beaten)
-        for record in self.records.values():
-            if record.log.end > record.offset and not record.queued and not record.under_way:
-                record.queued = True
-                self._due.append(record)
+        for copy in self.copies.values():
+            if copy.log.end > copy.offset and not copy.queued and not copy.under_way:
+                copy.queued = True
+                self._due.append(copy)
         if self._due:
             self._schedule()
 
     def _renew(self, now: float) -> None:
         """A claim of a live log renews its TTLs."""
-        for record in self.records.values():
-            if now >= record.renew_at and record.in_step and not record.under_way:
-                record.in_step = False
-                self.consider(record)
+        for copy in self.copies.values():
+            if now >= copy.renew_at and copy.in_step and not copy.under_way:
+                copy.in_step = False
+                self.consider(copy)
 
     # -- trips
 
     def _travel(self) -> None:
-        """What the records that are due need, in one trip."""
+        """What the copies that are due need, in one trip."""
         if self.link.wire is None:
             return
         commands: list[bytes] = []
-        trip: list[Record] = []
+        trip: list[RedisCopy] = []
         size = taken = 0
-        for record in self._due:
+        for copy in self._due:
             taken += 1
-            record.queued = False
-            if not record.under_way and not record.settled.done():
-                size += record.write(commands)
-                trip.append(record)
+            copy.queued = False
+            if not copy.under_way and not copy.settled.done():
+                size += copy.write(commands)
+                trip.append(copy)
             if len(trip) == _MOST_TOGETHER or size > _LONGEST_TRIP:
                 break
         del self._due[:taken]
@@ -287,27 +274,27 @@ class Writer:
             self._under_way += 1
             self.link.call(commands, partial(self._returned, trip))
 
-    def _returned(self, trip: list[Record], replies: list[Reply]) -> None:
+    def _returned(self, trip: list[RedisCopy], replies: list[Reply]) -> None:
         self._under_way -= 1
         each = iter(replies)
-        for record in trip:
-            record.answered(each)
-            self._see_to(record)
+        for copy in trip:
+            copy.answered(each)
+            self._see_to(copy)
         if self.link.down and not self._refused:
             self.link.call([self._lease], self._beaten)
         if self._due:
             self._schedule()
 
-    def _claimed(self, record: Record, replies: list[Reply]) -> None:
-        record.answered(iter(replies))
-        self._see_to(record)
+    def _claimed(self, copy: RedisCopy, replies: list[Reply]) -> None:
+        copy.answered(iter(replies))
+        self._see_to(copy)
 
-    def _see_to(self, record: Record) -> None:
+    def _see_to(self, copy: RedisCopy) -> None:
         """What the answers make necessary."""
-        if record.over:
-            self._drop(record)
+        if copy.over:
+            self._drop(copy)
         else:
-            self.consider(record)
+            self.consider(copy)
 
     def _beaten(self, replies: list[Reply]) -> None:
         """The lease's old value is the post: ids of logs that are to be stopped."""
@@ -315,81 +302,81 @@ class Writer:
         refused(post)
         if post is None:
             if self._leased:  # Redis was emptied, or this process has slept for longer than its lease
-                for stream_id in list(self.records):
+                for stream_id in list(self.copies):
                     self.check(stream_id)
         else:
             for at in range(0, len(post), 32):
                 stream_id = post[at : at + 32].decode("latin-1")
-                record = self.records.get(stream_id) or self._lent.get(stream_id)
-                if record is not None:
-                    record.keeper.finish(record.log, Outcome.STOPPED)
+                copy = self.copies.get(stream_id) or self._lent.get(stream_id)
+                if copy is not None:
+                    copy.finish(Outcome.STOPPED)
         self._leased = True
         self._renewed_at = self._loop.time()
 
-    def _drop(self, record: Record) -> None:
-        self.records.pop(record.log.id, None)
-        self._backlog.discard(record)
-        if record.queued:  # by a line that is closed
-            record.queued = False
-            self._due.remove(record)
-        self._newest_no_more(record)
-        record.let_go()
+    def _drop(self, copy: RedisCopy) -> None:
+        self.copies.pop(copy.log.id, None)
+        self._backlog.discard(copy)
+        if copy.queued:  # by a line that is closed
+            copy.queued = False
+            self._due.remove(copy)
+        self._newest_no_more(copy)
+        copy.let_go()
 
     def _needed(self) -> bool:
         if self._lent:
-            self._lent = {key: record for key, record in self._lent.items() if not record.settled.done()}
-        return bool(self.records or self._lent)
+            self._lent = {key: copy for key, copy in self._lent.items() if not copy.settled.done()}
+        return bool(self.copies or self._lent)
 
-    def hand_over(self, record: Record, other: Writer) -> None:
-        """Have another writer see to a record, but keep the lease that its log names."""
-        del self.records[record.log.id]
-        self._newest_no_more(record)
-        if record.queued:
-            self._due.remove(record)
-        self._lent[record.log.id] = record
-        record.pass_to(other)
-        other.adopt(record)
+    def hand_over(self, copy: RedisCopy, other: Writer) -> None:
+        """Have another writer see to a copy, but keep the lease that its log names."""
+        del self.copies[copy.log.id]
+        self._newest_no_more(copy)
+        if copy.queued:
+            self._due.remove(copy)
+        self._lent[copy.log.id] = copy
+        copy.pass_to(other)
+        other.adopt(copy)
 
-    def adopt(self, record: Record) -> None:
-        self.records[record.log.id] = record
-        newest = self._newest.get(record.slot.name)
-        if not (record.overflowing or record.released) and (newest is None or newest.log.id < record.log.id):
-            self._newest[record.slot.name] = record
+    def adopt(self, copy: RedisCopy) -> None:
+        self.copies[copy.log.id] = copy
+        newest = self._newest.get(copy.key.name)
+        if not (copy.overflowing or copy.released) and (newest is None or newest.log.id < copy.log.id):
+            self._newest[copy.key.name] = copy
         if self._tick is None:
             self._on_tick()
         self.link.need()
-        self.consider(record)
+        self.consider(copy)
 
-    def replaced(self, record: Record) -> None:
-        self._newest_no_more(record)
+    def replaced(self, copy: RedisCopy) -> None:
+        self._newest_no_more(copy)
 
-    def _newest_no_more(self, record: Record) -> None:
-        if self._newest.get(record.slot.name) is record:
-            del self._newest[record.slot.name]
+    def _newest_no_more(self, copy: RedisCopy) -> None:
+        if self._newest.get(copy.key.name) is copy:
+            del self._newest[copy.key.name]
 
     # -- the connection
 
     def _opened(self, wire: Wire) -> None:
         self._under_way = 0
         # It may lead to another Redis than the last one. All are doubted first: considering may send at once.
-        here = [record for record in list(self.records.values()) if not self._moved(record)]
+        here = [copy for copy in list(self.copies.values()) if not self._moved(copy)]
         if self._needed() and not (
             here and self.link.down
         ):  # else first see whether it takes anything from this process
             self.link.call([self._lease], self._beaten)
-        for record in here:
-            record.doubt()
-        for record in here:
-            self.consider(record)
+        for copy in here:
+            copy.doubt()
+        for copy in here:
+            self.consider(copy)
         self._schedule()
 
     def _failed(self, error: Exception) -> None:
         self._leased = False
-        for record in list(self.records.values()):
-            resolve(record.claimed)
-            if record.overflowing:
-                record.abandon(_OUTGREW)
-            if record.seal is not None:
-                self._ended_away(record)
-                if self._loop.time() - record.ended_at > record.slot.route.retention:
-                    self._drop(record)  # nobody would find it any more
+        for copy in list(self.copies.values()):
+            resolve(copy.findable)
+            if copy.overflowing:
+                copy.abandon(_OUTGREW)
+            if copy.seal is not None:
+                self._ended_away(copy)
+                if self._loop.time() - copy.ended_at > copy.key.route.retention:
+                    self._drop(copy)  # nobody would find it any more
