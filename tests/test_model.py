@@ -27,6 +27,7 @@ from testkit.wait import wait_until
 from resumable_asgi import ResumableRoute, Settings
 from resumable_asgi.store.memory import MemoryStore
 from resumable_asgi.store.redis import tailer
+from resumable_asgi.store.redis.copy import CopyState
 from resumable_asgi.store.redis.store import RedisStore
 
 KEYS = ("k0", "k1")
@@ -271,7 +272,8 @@ class Machine(RuleBasedStateMachine):
         assert isinstance(store, RedisStore)
         await wait_until(
             lambda: all(
-                record.in_step and record.offset == record.log.end for record in store.writer.copies.values()
+                record.state is CopyState.SYNCED and record.offset == record.log.end
+                for record in store.writer.copies.values()
             )
         )
 

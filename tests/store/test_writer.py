@@ -17,6 +17,7 @@ from resumable_asgi.outcome import Outcome
 from resumable_asgi.store.redis import refusals
 from resumable_asgi.store.redis import store as redis_store
 from resumable_asgi.store.redis.connection import Wire
+from resumable_asgi.store.redis.copy import CopyState
 from resumable_asgi.store.redis.keys import Keys
 from resumable_asgi.store.redis.store import RedisStore
 from resumable_asgi.stream.log import Log
@@ -102,7 +103,7 @@ async def test_a_claim_whose_reply_was_lost_takes_nothing_from_a_newer_stream(
     await wait_until(lambda: server.exists(key_of(log)))
     newer = await begin(other, SLOT)
     await log.copy.claimed()
-    await wait_until(lambda: store.writer.copies[log.id].in_step)
+    await wait_until(lambda: store.writer.copies[log.id].state is CopyState.SYNCED)
     assert server.get(KEYS.pointer(SLOT.name)) == newer.id.encode()
 
 
@@ -394,7 +395,7 @@ async def test_large_logs_are_written_piece_by_piece(open_redis: OpenStore, serv
 async def test_a_thousand_small_appends_cost_few_entries(open_redis: OpenStore, server: redis.Redis) -> None:
     store = open_redis()
     log = await begin(store, SLOT)
-    await wait_until(lambda: store.writer.copies[log.id].in_step)
+    await wait_until(lambda: store.writer.copies[log.id].state is CopyState.SYNCED)
     for n in range(1000):
         log.append(b"%03d" % n)
         if n % 100 == 0:
@@ -497,7 +498,9 @@ async def test_a_stream_that_was_replaced_does_not_take_the_pointer_back(
     record = store.writer.copies[older.id]
     for _ in range(3):  # its worker has looked that often
         renewed = record.renew_at
-        await wait_until(lambda renewed=renewed: record.renew_at > renewed and record.in_step)
+        await wait_until(
+            lambda renewed=renewed: record.renew_at > renewed and record.state is CopyState.SYNCED
+        )
         record.renew_at = 0
     found = await other.find(SLOT)
     assert (found and found.log.id) == expected

@@ -16,10 +16,11 @@ from ...settings import Settings
 from ...stream.log import Head, Log, new_stream_id
 from ...stream.store import Found, StreamKey
 from . import refusals
+from .answers import FindAnswer, SealAnswer
 from .backlog import Backlog
 from .commands import Commands
 from .connection import Connect, Link, WireLostError
-from .copy import RedisCopy
+from .copy import CopyState, RedisCopy
 from .resp import Reply, ReplyError, is_elsewhere
 from .tailer import Past, Tailer
 from .writer import Writer
@@ -84,26 +85,27 @@ class RedisStore:
         if own is not None and own.overflowing:
             return None
         try:
-            reply = await self._find(key, stream_id or "")
+            answer = await self._find(key, stream_id or "")
         except StoreUnavailableError:
             if own is None:
                 raise
             return Found.here(own.log, own.delivered)
-        if reply is None:  # not there, or not yet there again after an outage
-            return None if own is None or own.in_step else Found.here(own.log, own.delivered)
-        return self._found(key, reply)
+        if answer is None:  # not there, or not yet there again after an outage
+            known = own is None or own.state in (CopyState.SYNCED, CopyState.SEALED)
+            return None if own is None or known else Found.here(own.log, own.delivered)
+        return self._found(key, answer)
 
-    def _found(self, key: StreamKey, reply: list[Reply]) -> Found | None:
-        stream_id: str = reply[0].decode()
+    def _found(self, key: StreamKey, answer: FindAnswer) -> Found | None:
+        stream_id = answer.id.decode()
         copy = self.copy(stream_id)
         if copy is not None and not copy.released:
             return None if copy.overflowing else Found.here(copy.log, copy.delivered)
-        if reply[1] is None:  # it has outgrown its limit
+        if answer.head is None:  # it has outgrown its limit
             return None
         try:
-            head = Head.from_json(reply[1])
-            outcome = None if reply[3] is None else Outcome(reply[3].decode())
-            past = Past(int(reply[2]), None if reply[5] is None else (int(reply[5]), reply[6]))
+            head = Head.from_json(answer.head)
+            outcome = None if answer.outcome is None else Outcome(answer.outcome.decode())
+            past = Past(int(answer.end), answer.first)
         except (ValueError, TypeError) as error:
             logger.warning("stream %s: not a log that this version can read (%s)", stream_id, error)
             return None
@@ -130,17 +132,16 @@ class RedisStore:
         own = self._own(key, stream_id)
         if own is None or stream_id is None:  # another process may have a newer one
             try:
-                reply = await self._find(key, stream_id or "")
+                answer = await self._find(key, stream_id or "")
             except StoreUnavailableError:
                 if own is None or own.seal is not None:
                     raise
             else:
-                if reply is None or reply[3] is not None:
+                if answer is None or answer.outcome is not None:
                     return False
-                found_id: bytes = reply[0]
-                own = self._own(key, found_id.decode())
+                own = self._own(key, answer.id.decode())
                 if own is None:
-                    return await self._stop_elsewhere(key, found_id, _worker_of(reply))
+                    return await self._stop_elsewhere(key, answer.id, _worker_of(answer))
         log = own.log
         own.finish(Outcome.STOPPED)
         return await _ended(log) is Outcome.STOPPED
@@ -152,23 +153,23 @@ class RedisStore:
             for _ in range(_STOP_LOOKS):
                 await asyncio.sleep(_STOP_PAUSE)
                 found = await self._find(key, stream_id.decode())
-                if found is None or found[3] is not None:
-                    return found is not None and found[3] == b"stopped"
+                if found is None or found.outcome is not None:
+                    return found is not None and found.outcome == Outcome.STOPPED.encode()
         keys = self._commands.log_keys(key.name, stream_id.decode())
         seal = self._commands.seal(keys, Outcome.STOPPED, retention=key.route.retention)
-        reply = await self._ask(self.reader, seal)
+        answer = SealAnswer.parse(await self._ask(self.reader, seal))
         if worker is not None:  # its lease may have been missing at first
             await self.tell(worker, stream_id)
-        return reply[0] == b"sealed" or reply[:2] == [b"was", b"stopped"]
+        return answer.sealed or (answer.before is not None and answer.before[0] is Outcome.STOPPED)
 
     def _own(self, key: StreamKey, stream_id: str | None) -> RedisCopy | None:
         """What this process writes of a key: the log of that id, or the latest one."""
         own = self.newest(key) if stream_id is None else self.copy(stream_id)
         return own if own is not None and own.key.name == key.name and not own.released else None
 
-    async def _find(self, key: StreamKey, stream_id: str) -> Reply:
-        """The answer of the script `find`. Raises `StoreUnavailableError`."""
-        return await self._ask(self.reader, self._commands.find(key.name, stream_id))
+    async def _find(self, key: StreamKey, stream_id: str) -> FindAnswer | None:
+        """Raises `StoreUnavailableError`."""
+        return FindAnswer.parse(await self._ask(self.reader, self._commands.find(key.name, stream_id)))
 
     # -- what a Cluster answers otherwise
 
@@ -252,14 +253,14 @@ class RedisStore:
         return reply
 
 
-def _worker_of(reply: list[Reply]) -> str | None:
-    """Whose log it is that the script `find` found; None if that does not stand there."""
-    if reply[1] is None:
-        return None if reply[7] is None else reply[7].decode("latin-1")
+def _worker_of(answer: FindAnswer) -> str | None:
+    """The worker that writes a log that was found; None if that is not known."""
+    if answer.head is None:
+        return None if answer.worker is None else answer.worker.decode("latin-1")
     try:
-        return Head.from_json(reply[1]).worker
+        return Head.from_json(answer.head).worker
     except ValueError as error:
-        logger.warning("stream %r: not a log that this version can read (%s)", reply[0], error)
+        logger.warning("stream %r: not a log that this version can read (%s)", answer.id, error)
         return None
 
 

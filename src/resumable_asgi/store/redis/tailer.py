@@ -17,9 +17,9 @@ from ...outcome import Outcome
 from ...settings import Settings
 from ...stream.log import Head, Log
 from . import refusals
+from .answers import SealAnswer, note_untold
 from .commands import Commands
 from .connection import Connect, Link, Wire, WireLostError
-from .copy import note_untold
 from .resp import Reply, ReplyError, is_elsewhere, pack
 from .tail import Tail
 
@@ -258,7 +258,7 @@ class Tailer:
         unknown = {worker for worker, exists in zip(workers, leases, strict=True) if _is_error(exists)}
         for tail in live:
             if tail.log.head.worker in dead:
-                await self._bury(tail)
+                await self._seal_for_dead_worker(tail)
             elif tail.log.head.worker in unknown and tail.quiet_rounds * _PERIOD >= self._settings.lease:
                 tail.lose("silent", "nothing comes, and Redis does not say whether its worker lives")
 
@@ -275,18 +275,18 @@ class Tailer:
         self._missing = {worker: self._missing.get(worker, now) for worker in missing}
         return {worker for worker, since in self._missing.items() if now - since >= patience}
 
-    async def _bury(self, tail: Tail) -> None:
+    async def _seal_for_dead_worker(self, tail: Tail) -> None:
         """Seal the log of a dead worker, unless somebody was faster; read what there is and the seal."""
         retention = max(route.retention for route in self._settings.routes)
         seal = self._commands.seal(tail.keys, Outcome.LOST, retention=retention)
         (reply,) = await tail.reader.fetch(seal)
         if is_elsewhere(reply):
             tail.read()  # finds out where
-        elif isinstance(reply, ReplyError) or reply[0] == b"gone":
+        elif isinstance(reply, ReplyError) or (answer := SealAnswer.parse(reply)).gone:
             tail.lose("its worker died", "its worker died")
         else:
-            if reply[0] == b"sealed":
-                note_untold(self._commands, tail.keys, reply)
+            if answer.sealed:
+                note_untold(self._commands, tail.keys, answer)
                 tail.warn("its worker died")
             tail.read()
         # Should the worker have come back just now, it must hear of it.

@@ -14,26 +14,28 @@ from ...outcome import Outcome
 from ...settings import Settings
 from ...stream.log import Log
 from ...stream.store import StreamKey
+from .answers import refused
 from .backlog import Backlog
+from .batch import Batch
 from .commands import Commands
 from .connection import Connect, Link, Wire
-from .copy import Clear, RedisCopy, refused, resolve
+from .copy import Clear, CopyState, RedisCopy, resolve
 from .resp import Reply
 
-_LINGER = 0.1
+_GATHER = 0.1
 """Seconds that appends are gathered while nobody follows from elsewhere. Fewer, longer entries also make
 replays faster."""
 
-_TOGETHER = 8
+_AT_ONCE = 8
 """So many copies that are due do not wait for the next turn: Redis and the followers' process work on them
 while this one makes the next. A trip costs some 30 us of CPU here and there, so that fewer would be dear."""
-_MOST_TRIPS = 2
+_MOST_BATCHES = 2
 """Trips under way; then what is due waits for one to come back, so that there are larger ones under load."""
-_MOST_TOGETHER = 64
-_LONGEST_TRIP = 1024 * 1024
+_MOST_COPIES = 64
+_LONGEST_BATCH = 1024 * 1024
 """Records, and bytes of logs, in one trip: more would hold up what else is due in this process."""
 
-_HAND_OVER = 0.1
+_HAND_OUT = 0.1
 """Seconds that the last bytes may take to the client of a log that has ended."""
 
 _OUTGREW = "it has outgrown max_bytes, and Redis does not take what there is"
@@ -74,9 +76,9 @@ class Writer:
         self._due: list[RedisCopy] = []
         self._turn: asyncio.Handle | None = None
         self._tick: asyncio.TimerHandle | None = None
-        self._period = min(_LINGER, settings.lease / 8)
-        self._beat_next = True
-        self._under_way = 0
+        self._period = min(_GATHER, settings.lease / 8)
+        self._heartbeat_next = True
+        self._in_flight = 0
         """Trips of which the answers have not come."""
 
     @property
@@ -97,9 +99,9 @@ class Writer:
         if self.link.wire is None:
             self.link.need()
         else:  # by itself and at once, since its client waits for it
-            commands: list[bytes] = []
-            copy.claim(commands)
-            self.link.call(commands, partial(self._claimed, copy))
+            batch = Batch()
+            self._fill(batch, copy)
+            self.link.call(batch.commands, batch.answered)
         return copy
 
     async def claimed(self, copy: RedisCopy) -> None:
@@ -116,14 +118,14 @@ class Writer:
         copy.ended_at = self._loop.time()
         if self.link.down:
             copy.log.seal(*copy.seal)
-            copy.timer = self._loop.call_later(_HAND_OVER, self._ended_away, copy)
-        elif copy.abandoned:
+            copy.timer = self._loop.call_later(_HAND_OUT, self._ended_while_down, copy)
+        elif copy.state is CopyState.GIVEN_UP:
             copy.log.seal(*copy.seal)
         else:
             copy.timer = self._loop.call_later(self._settings.redis_timeout, copy.log.seal, *copy.seal)
-        self.consider(copy)
+        self.schedule(copy)
 
-    def _ended_away(self, copy: RedisCopy) -> None:
+    def _ended_while_down(self, copy: RedisCopy) -> None:
         """A log has ended while Redis is away: keep its bytes only if somebody may come for them.
 
         When the lease is over, those who follow elsewhere have given up.
@@ -133,16 +135,16 @@ class Writer:
         copy.log.seal(*copy.seal)
         delivered = copy.clear_after == 0
         leased = self._loop.time() - self._renewed_at < self.lease
-        if copy.abandoned or copy.seal[0] is Outcome.STOPPED or (delivered and not leased):
+        if copy.state is CopyState.GIVEN_UP or copy.seal[0] is Outcome.STOPPED or (delivered and not leased):
             self.release(copy)
-        elif delivered and copy.fresh:  # nobody else ever knew of it
+        elif delivered and copy.state is CopyState.NEW:  # nobody else ever knew of it
             self._drop(copy)
         else:
             self._backlog.add(copy, delivered=delivered and not copy.followed)
 
     def release(self, copy: RedisCopy) -> None:
         self._backlog.discard(copy)
-        if copy.fresh:  # nobody else ever knew of it
+        if copy.state is CopyState.NEW:  # nobody else ever knew of it
             self._drop(copy)
         else:
             self._newest_no_more(copy)
@@ -155,27 +157,27 @@ class Writer:
         copy.clear_after = 0
         self._newest_no_more(copy)
         if self.link.down:
-            copy.abandon(_OUTGREW)
-        self.consider(copy)
+            copy.give_up(_OUTGREW)
+        self.schedule(copy)
         self._watch_progress(copy, -1)
 
     def _watch_progress(self, copy: RedisCopy, offset: int) -> None:
         """A copy that does not get on must not hold up a run whose log may grow no further."""
-        if copy.settled.done() or copy.abandoned:
+        if copy.settled.done() or copy.state is CopyState.GIVEN_UP:
             return
         if offset == copy.offset < copy.log.end:
-            copy.abandon(_OUTGREW)
-            copy.writer.consider(copy)
+            copy.give_up(_OUTGREW)
+            copy.writer.schedule(copy)
             return
         self._loop.call_later(self._settings.redis_timeout, self._watch_progress, copy, copy.offset)
 
     def delivered(self, copy: RedisCopy) -> None:
-        if copy.fresh:  # nobody else ever knew of it
+        if copy.state is CopyState.NEW:  # nobody else ever knew of it
             self._drop(copy)
         else:
             copy.clear_after = copy.key.route.replay_finished
-            self._ended_away(copy)
-            self.consider(copy)
+            self._ended_while_down(copy)
+            self.schedule(copy)
 
     def newest(self, key: StreamKey) -> RedisCopy | None:
         """The copy of the newest live log of a key in this process."""
@@ -185,8 +187,8 @@ class Writer:
         """Look what became of a log's copy: it is said that somebody else sealed it."""
         copy = self.copies.get(stream_id)
         if copy is not None:
-            copy.in_step = False
-            self.consider(copy)
+            copy.invalidate()
+            self.schedule(copy)
 
     async def flush(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for the seals that were asked for."""
@@ -203,100 +205,97 @@ class Writer:
 
     # -- when to write
 
-    def consider(self, copy: RedisCopy) -> None:
+    def schedule(self, copy: RedisCopy) -> None:
         """Have it written to if that is due. Called on every append while somebody follows elsewhere."""
         if copy.queued or not copy.due:
             return
         copy.queued = True
         self._due.append(copy)
-        if len(self._due) == _TOGETHER and not self._under_way:
-            self._travel()
+        if len(self._due) == _AT_ONCE and not self._in_flight:
+            self._flush()
         else:
-            self._schedule()
+            self._schedule_flush()
 
-    def _schedule(self) -> None:
-        if self._turn is None and self._under_way < _MOST_TRIPS:
+    def _schedule_flush(self) -> None:
+        if self._turn is None and self._in_flight < _MOST_BATCHES:
             self._turn = self._loop.call_soon(self._on_turn)
 
     def _on_turn(self) -> None:
         self._turn = None
-        if self._under_way < _MOST_TRIPS:
-            self._travel()
+        if self._in_flight < _MOST_BATCHES:
+            self._flush()
 
     def _on_tick(self) -> None:
         """While there are live logs: send what was gathered, and every second time renew the lease."""
         self._tick = None
         if not self._needed():
-            self._beat_next, self._leased = True, False
+            self._heartbeat_next, self._leased = True, False
             return
         self._tick = self._loop.call_later(self._period, self._on_tick)
-        beat, self._beat_next = self._beat_next, not self._beat_next
+        beat, self._heartbeat_next = self._heartbeat_next, not self._heartbeat_next
         if self.link.wire is None:
             return
         if beat and (self.link.down or self._refused):
-            self._beat_next = True
+            self._heartbeat_next = True
         elif beat:
             self._renew(self._loop.time())
-            self.link.call([self._lease], self._beaten)
+            self.link.call([self._lease], self._lease_renewed)
         for copy in self.copies.values():
-            if copy.log.end > copy.offset and not copy.queued and not copy.under_way:
+            if copy.log.end > copy.offset and not copy.queued and not copy.in_flight:
                 copy.queued = True
                 self._due.append(copy)
         if self._due:
-            self._schedule()
+            self._schedule_flush()
 
     def _renew(self, now: float) -> None:
         """A claim of a live log renews its TTLs."""
         for copy in self.copies.values():
-            if now >= copy.renew_at and copy.in_step and not copy.under_way:
-                copy.in_step = False
-                self.consider(copy)
+            if now >= copy.renew_at and copy.state is CopyState.SYNCED and not copy.in_flight:
+                copy.invalidate()
+                self.schedule(copy)
 
-    # -- trips
+    # -- batches
 
-    def _travel(self) -> None:
-        """What the copies that are due need, in one trip."""
+    def _flush(self) -> None:
+        """Send what the copies that are due need, in one batch."""
         if self.link.wire is None:
             return
-        commands: list[bytes] = []
-        trip: list[RedisCopy] = []
-        size = taken = 0
+        batch = Batch()
+        size = taken = copies = 0
         for copy in self._due:
             taken += 1
             copy.queued = False
-            if not copy.under_way and not copy.settled.done():
-                size += copy.write(commands)
-                trip.append(copy)
-            if len(trip) == _MOST_TOGETHER or size > _LONGEST_TRIP:
+            if not copy.in_flight and not copy.settled.done():
+                size += self._fill(batch, copy)
+                copies += 1
+            if copies == _MOST_COPIES or size > _LONGEST_BATCH:
                 break
         del self._due[:taken]
-        if commands:
-            self._under_way += 1
-            self.link.call(commands, partial(self._returned, trip))
+        if batch.commands:
+            self._in_flight += 1
+            self.link.call(batch.commands, partial(self._answered, batch))
 
-    def _returned(self, trip: list[RedisCopy], replies: list[Reply]) -> None:
-        self._under_way -= 1
-        each = iter(replies)
-        for copy in trip:
-            copy.answered(each)
-            self._see_to(copy)
+    def _fill(self, batch: Batch, copy: RedisCopy) -> int:
+        size = copy.write(batch)
+        batch.then(partial(self._after_reply, copy))
+        return size
+
+    def _answered(self, batch: Batch, replies: list[Reply]) -> None:
+        self._in_flight -= 1
+        batch.answered(replies)
         if self.link.down and not self._refused:
-            self.link.call([self._lease], self._beaten)
+            self.link.call([self._lease], self._lease_renewed)
         if self._due:
-            self._schedule()
+            self._schedule_flush()
 
-    def _claimed(self, copy: RedisCopy, replies: list[Reply]) -> None:
-        copy.answered(iter(replies))
-        self._see_to(copy)
-
-    def _see_to(self, copy: RedisCopy) -> None:
+    def _after_reply(self, copy: RedisCopy) -> None:
         """What the answers make necessary."""
         if copy.over:
             self._drop(copy)
         else:
-            self.consider(copy)
+            self.schedule(copy)
 
-    def _beaten(self, replies: list[Reply]) -> None:
+    def _lease_renewed(self, replies: list[Reply]) -> None:
         """The lease's old value is the post: ids of logs that are to be stopped."""
         (post,) = replies
         refused(post)
@@ -320,7 +319,7 @@ class Writer:
             copy.queued = False
             self._due.remove(copy)
         self._newest_no_more(copy)
-        copy.let_go()
+        copy.settle()
 
     def _needed(self) -> bool:
         if self._lent:
@@ -345,7 +344,7 @@ class Writer:
         if self._tick is None:
             self._on_tick()
         self.link.need()
-        self.consider(copy)
+        self.schedule(copy)
 
     def replaced(self, copy: RedisCopy) -> None:
         self._newest_no_more(copy)
@@ -357,26 +356,26 @@ class Writer:
     # -- the connection
 
     def _opened(self, wire: Wire) -> None:
-        self._under_way = 0
+        self._in_flight = 0
         # It may lead to another Redis than the last one. All are doubted first: considering may send at once.
         here = [copy for copy in list(self.copies.values()) if not self._moved(copy)]
         if self._needed() and not (
             here and self.link.down
         ):  # else first see whether it takes anything from this process
-            self.link.call([self._lease], self._beaten)
+            self.link.call([self._lease], self._lease_renewed)
         for copy in here:
-            copy.doubt()
+            copy.lose()
         for copy in here:
-            self.consider(copy)
-        self._schedule()
+            self.schedule(copy)
+        self._schedule_flush()
 
     def _failed(self, error: Exception) -> None:
         self._leased = False
         for copy in list(self.copies.values()):
             resolve(copy.findable)
             if copy.overflowing:
-                copy.abandon(_OUTGREW)
+                copy.give_up(_OUTGREW)
             if copy.seal is not None:
-                self._ended_away(copy)
+                self._ended_while_down(copy)
                 if self._loop.time() - copy.ended_at > copy.key.route.retention:
                     self._drop(copy)  # nobody would find it any more
