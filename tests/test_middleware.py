@@ -505,7 +505,7 @@ async def test_what_was_delivered_while_redis_was_slow_is_not_replayed(valkey: V
         run.finish()
         await exchange.ended()
         assert exchange.complete
-        await wait_until(lambda: not made.store.writer.records)  # type: ignore[attr-defined]
+        await wait_until(lambda: not made.store.writer.copies)  # type: ignore[attr-defined]
         assert (await made.resume().ended()).status in (204, 503)
         await wait_until(made.nothing)
 

@@ -27,6 +27,7 @@ from testkit.wait import wait_until
 from resumable_asgi import ResumableRoute, Settings
 from resumable_asgi.store.memory import MemoryStore
 from resumable_asgi.store.redis import tailer
+from resumable_asgi.store.redis.copy import CopyState
 from resumable_asgi.store.redis.store import RedisStore
 
 KEYS = ("k0", "k1")
@@ -271,7 +272,8 @@ class Machine(RuleBasedStateMachine):
         assert isinstance(store, RedisStore)
         await wait_until(
             lambda: all(
-                record.in_step and record.offset == record.log.end for record in store.writer.records.values()
+                record.state is CopyState.SYNCED and record.offset == record.log.end
+                for record in store.writer.copies.values()
             )
         )
 
@@ -279,7 +281,7 @@ class Machine(RuleBasedStateMachine):
         for worker in self.workers:
             store = worker.store
             assert isinstance(store, RedisStore)
-            ids = list(store.writer.records)
+            ids = list(store.writer.copies)
             for stream_id in ids:
                 store.writer.check(stream_id)
             await self.flushed(worker)
@@ -287,7 +289,7 @@ class Machine(RuleBasedStateMachine):
     async def settle(self, stream: Stream) -> None:
         store = self.workers[stream.worker].store
         if isinstance(store, RedisStore):
-            await wait_until(lambda: stream.id not in store.writer.records, what="the seal")
+            await wait_until(lambda: stream.id not in store.writer.copies, what="the seal")
         if stream.outcome == "stopped":
             stream.run.emit(b"refused")  # so that the app need not be cancelled, after a second
         await wait_until(lambda: stream.run.ended is not None, what="the app to end")

@@ -14,8 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .errors import StoreUnavailableError
 from .request.key import read_key
-from .request.owner import Owners
-from .request.owner import slot as slot_name
+from .request.owner import Owners, stream_key_name
 from .request.receiver import BodyTooLargeError, Receiver
 from .request.routing import Match, Router
 from .request.unrecorded import Reason, Unrecorded
@@ -27,7 +26,7 @@ from .stream import endpoints as resume
 from .stream.follower import Followers
 from .stream.run import Run
 from .stream.runs import Runs
-from .stream.store import Slot, Store
+from .stream.store import Store, StreamKey
 from .templates import Action
 
 if TYPE_CHECKING:
@@ -114,10 +113,10 @@ class ResumableStreamMiddleware:
         if match.action is Action.START:
             await self._start(runtime, match, identity, scope, client, send)
             return
-        slot = identity[0] if isinstance(identity, tuple) else None
+        stream_key = identity[0] if isinstance(identity, tuple) else None
         if match.action is Action.STOP:
             answer = await resume.stop(
-                scope, client, store=runtime.store, slot=slot, origins=match.route.origins
+                scope, client, store=runtime.store, stream_key=stream_key, origins=match.route.origins
             )
             await answer(scope, client.receive, send)
             return
@@ -125,7 +124,7 @@ class ResumableStreamMiddleware:
             scope,
             client,
             store=runtime.store,
-            slot=slot,
+            stream_key=stream_key,
             unavailable_status=self._settings.unavailable_status,
         )
         await request.serve(send, runtime.followers)
@@ -144,7 +143,7 @@ class ResumableStreamMiddleware:
         self,
         runtime: _Runtime,
         match: Match,
-        identity: tuple[Slot, str] | Reason | None,
+        identity: tuple[StreamKey, str] | Reason | None,
         scope: Scope,
         client: Receiver,
         send: Send,
@@ -154,9 +153,9 @@ class ResumableStreamMiddleware:
                 self._unrecorded.warn(match.route, identity, max_body_bytes=self._settings.max_body_bytes)
             await self.app(scope, client.receive, send)
             return
-        slot, key = identity
+        stream_key, key = identity
         _keep_bodies_recordable(scope)
-        run = Run(self.app, scope, client, store=runtime.store, slot=slot, key=key)
+        run = Run(self.app, scope, client, store=runtime.store, stream_key=stream_key, key=key)
         await run.serve(send, runs=runtime.runs, among=runtime.followers, linger=not self._has_lifespan)
         if run.passed is not None and 200 <= run.passed["status"] < 300:
             self._unrecorded.warn(match.route, Reason.MEDIA_TYPE, content_type=_content_type(run.passed))
@@ -197,8 +196,8 @@ class ResumableStreamMiddleware:
 
     async def _identify(
         self, runtime: _Runtime, match: Match, scope: Scope, client: Receiver
-    ) -> tuple[Slot, str] | Reason | None:
-        """The place of the request's stream and its key, or why it is not recorded; None if the client left.
+    ) -> tuple[StreamKey, str] | Reason | None:
+        """The stream key of the request and its key, or why it is not recorded; None if the client left.
 
         The owner is asked for first, because it seldom needs the body.
         """
@@ -215,7 +214,7 @@ class ResumableStreamMiddleware:
         if isinstance(key, Reason):
             return None if client.disconnected else key
         mount: str = scope.get("root_path") or ""
-        return Slot(slot_name(match.route, mount, match.params, owner, key), match.route), key
+        return StreamKey(stream_key_name(match.route, mount, match.params, owner, key), match.route), key
 
     def _current_runtime(self) -> _Runtime:
         """The runtime of the running loop. Starlette's `TestClient` makes a new loop for each request."""
@@ -258,7 +257,7 @@ def _keep_bodies_recordable(scope: Scope) -> None:
         }
 
 
-async def _is_running(store: Store, identity: tuple[Slot, str] | Reason | None) -> bool:
+async def _is_running(store: Store, identity: tuple[StreamKey, str] | Reason | None) -> bool:
     """Whether there is something to stop."""
     if not isinstance(identity, tuple):
         return False

@@ -23,7 +23,7 @@ from testkit.wait import wait_until
 
 from resumable_asgi import ResumableStreamMiddleware, Settings
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.stream.log import Log
+from resumable_asgi.store.memory import MemoryCopy
 
 HELD = 3
 EVENTS = 15
@@ -155,24 +155,24 @@ async def test_nothing_that_an_interrupted_app_sends_is_accepted_and_then_not_re
         exchange, run = await made.begin()
         run.emit(b"data: 1\n\n")
         await exchange.until(b"data: 1\n\n")
-        seals: list[tuple[Log, Outcome]] = []
+        seals: list[tuple[MemoryCopy, Outcome]] = []
         asked = asyncio.Event()
 
-        def finish(log: Log, outcome: Outcome, detail: str = "") -> None:
-            log.close()
-            seals.append((log, outcome))
+        def finish(copy: MemoryCopy, outcome: Outcome, detail: str = "") -> None:
+            copy.log.close()
+            seals.append((copy, outcome))
             asked.set()
 
         with monkeypatch.context() as patch:
-            patch.setattr(made.store, "finish", finish)
+            patch.setattr(MemoryCopy, "finish", finish)
             closing = asyncio.create_task(made.shutdown())
             async with asyncio.timeout(5):
                 await asked.wait()
             run.emit(b"data: 2\n\n")
             await run.until_ended("OSError")
-        log, outcome = seals[0]
+        copy, outcome = seals[0]
         assert outcome is Outcome.INTERRUPTED
-        made.store.finish(log, outcome)
+        copy.finish(outcome)
         async with asyncio.timeout(5):
             await closing
         assert (await made.resume().ended()).body == b"data: 1\n\n"

@@ -15,7 +15,7 @@ from starlette.datastructures import State
 from starlette.requests import Request
 
 from resumable_asgi.errors import ConfigurationError
-from resumable_asgi.request.owner import Owners, slot
+from resumable_asgi.request.owner import Owners, stream_key_name
 from resumable_asgi.settings import ResumableRoute
 
 Form = str | Callable[[Request], Awaitable[str | None] | str | None]
@@ -271,25 +271,27 @@ async def test_no_owner_holds_the_secret_or_equals_that_of_another_form() -> Non
     assert not any(secret in str(each) for each in owners)
 
 
-def test_a_slot_is_32_hexadecimal_characters() -> None:
-    assert len(slot(ResumableRoute(), "", {}, "public", "a")) == 32
-    assert int(slot(ResumableRoute(), "", {}, "public", "a"), 16)
+def test_a_stream_key_is_32_hexadecimal_characters() -> None:
+    assert len(stream_key_name(ResumableRoute(), "", {}, "public", "a")) == 32
+    assert int(stream_key_name(ResumableRoute(), "", {}, "public", "a"), 16)
 
 
-def test_a_slot_depends_on_route_owner_key_and_shared_params_only() -> None:
+def test_a_stream_key_depends_on_route_owner_key_and_shared_params_only() -> None:
     route = ResumableRoute("/{tenant}/chat")
-    same = slot(route, "", {"tenant": "t", "key": "k"}, "public", "k")
-    assert same == slot(route, "", {"tenant": "t"}, "public", "k")
-    assert same != slot(route, "", {"tenant": "u"}, "public", "k")
-    assert same != slot(route, "", {"tenant": "t"}, "other", "k")
-    assert same != slot(route, "", {"tenant": "t"}, "public", "l")
-    assert same != slot(ResumableRoute("/{tenant}/talk"), "", {"tenant": "t"}, "public", "k")
-    assert same != slot(route, "/mount", {"tenant": "t"}, "public", "k")
-    assert slot(route, "/mount", {}, "public", "k") == slot(route, "/mount/", {}, "public", "k")
+    same = stream_key_name(route, "", {"tenant": "t", "key": "k"}, "public", "k")
+    assert same == stream_key_name(route, "", {"tenant": "t"}, "public", "k")
+    assert same != stream_key_name(route, "", {"tenant": "u"}, "public", "k")
+    assert same != stream_key_name(route, "", {"tenant": "t"}, "other", "k")
+    assert same != stream_key_name(route, "", {"tenant": "t"}, "public", "l")
+    assert same != stream_key_name(ResumableRoute("/{tenant}/talk"), "", {"tenant": "t"}, "public", "k")
+    assert same != stream_key_name(route, "/mount", {"tenant": "t"}, "public", "k")
+    assert stream_key_name(route, "/mount", {}, "public", "k") == stream_key_name(
+        route, "/mount/", {}, "public", "k"
+    )
 
 
-def test_a_slot_exists_for_every_text() -> None:
-    assert slot(ResumableRoute(), "", {}, "public", "\ud800") != slot(
+def test_a_stream_key_exists_for_every_text() -> None:
+    assert stream_key_name(ResumableRoute(), "", {}, "public", "\ud800") != stream_key_name(
         ResumableRoute(), "", {}, "public", "\udfff"
     )
 
@@ -298,9 +300,9 @@ Parts = st.tuples(st.text(), st.text(), st.text())
 
 
 @given(Parts, Parts)
-def test_different_parts_have_different_slots(
+def test_different_parts_have_different_names(
     first: tuple[str, str, str], second: tuple[str, str, str]
 ) -> None:
     route = ResumableRoute("/{tenant}/chat")
-    slots = {slot(route, "", {"tenant": tenant}, who, key) for tenant, who, key in (first, second)}
-    assert len(slots) == len({first, second})
+    names = {stream_key_name(route, "", {"tenant": tenant}, who, key) for tenant, who, key in (first, second)}
+    assert len(names) == len({first, second})

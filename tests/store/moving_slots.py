@@ -21,14 +21,14 @@ if __name__ == "__main__":
 
 from requirements import find_valkey
 from testkit.cluster import Cluster
-from testkit.logs import begin, open_store_at, reading, slot_named
+from testkit.logs import begin, key_named, open_store_at, reading
 from testkit.valkey import Valkey
 from testkit.wait import wait_until, wait_until_sync
 
 from resumable_asgi.errors import StoreUnavailableError
 from resumable_asgi.outcome import Outcome
 from resumable_asgi.stream.log import Log
-from resumable_asgi.stream.store import Slot, Store
+from resumable_asgi.stream.store import Store, StreamKey
 
 KEYS = 6
 WAVE = 4
@@ -41,7 +41,7 @@ PATIENCE = 20.0
 class Stream:
     """What was written so far, and who reads it: their logs, by the number of their worker."""
 
-    slot: Slot
+    slot: StreamKey
     log: Log
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     readers: dict[int, list[Log]] = field(default_factory=dict[int, list[Log]])
@@ -65,14 +65,14 @@ class Chaos:
 
     async def run(self, seconds: float) -> None:
         over = asyncio.get_running_loop().time() + seconds
-        slots = [slot_named(f"{number:032x}") for number in range(KEYS)]
+        slots = [key_named(f"{number:032x}") for number in range(KEYS)]
         await asyncio.gather(self._move(over), *[self._write(slot, over) for slot in slots])
         if self._reading:
             await asyncio.gather(*self._reading)
         for worker in self._workers:
             await worker.aclose()
 
-    async def _write(self, slot: Slot, over: float) -> None:
+    async def _write(self, slot: StreamKey, over: float) -> None:
         loop = asyncio.get_running_loop()
         while loop.time() < over:
             log = await begin(self._workers[0], slot, b"data: 0\n\n")
@@ -82,7 +82,7 @@ class Chaos:
             for _ in range(self._random.randint(40, 200)):
                 await asyncio.sleep(0.03)
                 log.append(b"data: %s\n\n" % self._random.randbytes(20).hex().encode())
-            self._workers[0].finish(log, Outcome.DONE)
+            log.copy.finish(Outcome.DONE)
             stream.ended.set()
 
     async def _move(self, over: float) -> None:

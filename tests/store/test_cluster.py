@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import RedisCluster
 from redis.asyncio.connection import AbstractConnection, Connection
 from testkit.cluster import Cluster, ask
-from testkit.logs import begin, holds, open_store_at, reading, sealed, slot_named, whole
+from testkit.logs import begin, holds, key_named, open_store_at, reading, sealed, whole
 from testkit.process import free_port
 from testkit.wait import wait_until
 
@@ -21,29 +21,29 @@ from resumable_asgi.store.open import open_store
 from resumable_asgi.store.redis.cluster import ClusterStore
 from resumable_asgi.store.redis.topology import Address, Topology
 from resumable_asgi.stream.log import Log
-from resumable_asgi.stream.store import Slot, Store
+from resumable_asgi.stream.store import Store, StreamKey
 
 OpenCluster = Callable[..., ClusterStore]
 StartCluster = Callable[..., Cluster]
 
-SLOTS = [slot_named(f"{number:032x}") for number in range(12)]
+SLOTS = [key_named(f"{number:032x}") for number in range(12)]
 """Some on each of three primaries."""
 LEASE = 2.0
 
 
-def pointer(slot: Slot) -> str:
+def pointer(slot: StreamKey) -> str:
     return f"resumable:{{{slot.name}}}:active"
 
 
-def log_key(slot: Slot, log: Log) -> str:
+def log_key(slot: StreamKey, log: Log) -> str:
     return f"resumable:{{{slot.name}}}:log:{log.id}"
 
 
 def copied(store: ClusterStore, log: Log) -> Callable[[], bool]:
-    return lambda: store._home(log).writer.records[log.id].offset == log.end
+    return lambda: store.copy(log.id).offset == log.end
 
 
-async def follow(store: Store, slot: Slot) -> Log:
+async def follow(store: Store, slot: StreamKey) -> Log:
     found = await store.find(slot)
     assert found is not None
     return found.log
@@ -64,7 +64,7 @@ async def test_streams_are_spread_over_the_primaries_and_found_by_other_workers(
             await holds(followed, b"data: 1\n\n")
             log.append(b"data: 2\n\n")
             await holds(followed, b"data: 1\n\ndata: 2\n\n")
-            own.finish(log, Outcome.DONE)
+            log.copy.finish(Outcome.DONE)
             assert await sealed(followed) is Outcome.DONE
 
 
@@ -110,7 +110,7 @@ async def test_a_client_of_the_user_s_is_used_and_left_open(cluster: Cluster) ->
         own, other = make(), make()
         try:
             log = await begin(own, SLOTS[1], b"data: 1\n\n")
-            own.finish(log, Outcome.DONE)
+            log.copy.finish(Outcome.DONE)
             await sealed(log)
             assert await whole(await other.find(SLOTS[1])) == (b"data: 1\n\n", Outcome.DONE)
         finally:
@@ -168,7 +168,7 @@ async def test_hash_slots_that_move_take_live_streams_and_their_followers_along(
         await holds(followed, b"data: 1\n\ndata: 2\n\ndata: 3\n\n", 8)
         found = await follow(late, slot)
         await holds(found, b"data: 1\n\ndata: 2\n\ndata: 3\n\n")
-        own.finish(moving, Outcome.DONE)
+        moving.copy.finish(Outcome.DONE)
         assert await sealed(followed) is await sealed(found) is await sealed(moving) is Outcome.DONE
 
 
@@ -245,7 +245,7 @@ async def test_a_failover_loses_nothing(start_cluster: StartCluster, workers: Ma
         await wait_until(lambda: "myself,master" in str(_flags(replica)), timeout=20)
         log.append(b"data: 2\n\n")
         await holds(followed, b"data: 1\n\ndata: 2\n\n", 10)
-        own.finish(log, Outcome.DONE)
+        log.copy.finish(Outcome.DONE)
         assert await sealed(followed, 10) is Outcome.DONE
 
 
@@ -268,14 +268,14 @@ async def test_a_cluster_that_comes_later_gets_the_streams_that_began_without_it
         node.cont()
     for slot, log in zip(SLOTS, logs, strict=False):
 
-        async def found(slot: Slot = slot) -> Any:
+        async def found(slot: StreamKey = slot) -> Any:
             try:
                 return await other.find(slot)
             except StoreUnavailableError:
                 return None
 
         followed = (await wait_until(found, timeout=20)).log
-        own.finish(log, Outcome.DONE)
+        log.copy.finish(Outcome.DONE)
         with reading(followed):
             assert await sealed(followed, 10) is Outcome.DONE
             assert followed.span(0, followed.end) == b"data: 1\n\n"

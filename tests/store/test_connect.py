@@ -12,7 +12,7 @@ import pytest
 import redis
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from testkit.logs import begin, sealed, slot_named
+from testkit.logs import begin, key_named, sealed
 from testkit.process import Process, free_port
 from testkit.valkey import Valkey
 from testkit.wait import wait_until
@@ -23,7 +23,7 @@ from resumable_asgi.store.redis.connect import connection_factory
 from resumable_asgi.store.redis.connection import ConnectionLostError, Link
 from resumable_asgi.store.redis.store import RedisStore
 
-SLOT = slot_named("c" * 32)
+SLOT = key_named("c" * 32)
 
 
 @pytest.fixture
@@ -62,11 +62,11 @@ async def check_two_workers(settings: Settings, client: Redis | None = None) -> 
     own, other = (RedisStore(settings, connection_factory(settings, client)) for _ in range(2))
     try:
         log = await begin(own, SLOT, b"data: 1\n\n")
-        await wait_until(lambda: own.writer.records[log.id].offset == log.end)
+        await wait_until(lambda: own.writer.copies[log.id].offset == log.end)
         found = await other.find(SLOT)
         assert found is not None
         assert found.log.id == log.id
-        own.finish(log, Outcome.DONE)
+        log.copy.finish(Outcome.DONE)
         assert await sealed(log) is Outcome.DONE
         assert await sealed(found.log) is Outcome.DONE
         assert found.log.span(0, 9) == b"data: 1\n\n"

@@ -56,7 +56,7 @@ async def nothing_is_left(made: Worker) -> None:
     await wait_until(
         lambda: (
             not (
-                store.writer.records
+                store.writer.copies
                 or store.writer._newest
                 or store.writer._due
                 or store.tailer._tails

@@ -6,15 +6,14 @@ import asyncio
 import gc
 
 import pytest
-from testkit.logs import begin, new_log, reading, slot_named
+from testkit.logs import ClaimedLog, begin, key_named, new_log, reading
 from testkit.wait import wait_until
 
 from resumable_asgi.outcome import Outcome
 from resumable_asgi.store import memory
 from resumable_asgi.store.memory import MemoryStore
-from resumable_asgi.stream.log import Log
 
-SLOT = slot_named("a" * 32)
+SLOT = key_named("a" * 32)
 MIB = 1024 * 1024
 
 
@@ -24,16 +23,17 @@ def store() -> MemoryStore:
 
 
 async def deliver(store: MemoryStore, name: str, size: int) -> str:
-    slot = slot_named(name)
+    slot = key_named(name)
     log = await begin(store, slot, b"x" * size)
-    store.finish(log, Outcome.DONE)
-    await store.delivered(slot, log)
+    log.copy.finish(Outcome.DONE)
+    await log.copy.delivered()
     return log.id
 
 
 def in_memory(stream_ids: list[str]) -> int:
     """How many of these logs somebody still refers to."""
-    return sum(type(each) is Log and each.id in stream_ids for each in gc.get_objects())
+    gc.collect()  # a test's log holds its copy, which holds the log
+    return sum(type(each) is ClaimedLog and each.id in stream_ids for each in gc.get_objects())
 
 
 async def test_delivered_logs_do_not_pile_up(store: MemoryStore) -> None:
@@ -59,11 +59,11 @@ async def test_what_was_just_delivered_is_there_for_a_client_whose_connection_br
 
 
 async def test_a_log_that_is_let_go_of_stays_with_those_who_read_it(store: MemoryStore) -> None:
-    slot = slot_named("b" * 32)
+    slot = key_named("b" * 32)
     log = await begin(store, slot, b"x" * memory._SPENT_BYTES)
     with reading(log):
-        store.finish(log, Outcome.DONE)
-        await store.delivered(slot, log)
+        log.copy.finish(Outcome.DONE)
+        await log.copy.delivered()
         assert await store.find(slot, log.id) is None
         assert log.span(0, log.end) == b"x" * memory._SPENT_BYTES
 
@@ -74,16 +74,16 @@ async def test_what_no_key_finds_is_kept_only_while_there_is_room(store: MemoryS
     if how == "replaced before its end":
         await begin(store, SLOT)
     outcome = Outcome.STOPPED if how == "stopped" else Outcome.DONE
-    store.finish(log, outcome)
+    log.copy.finish(outcome)
     if how == "replaced after its end":
         await begin(store, SLOT)
     assert await store.find(SLOT, log.id) is None
 
 
 async def test_undelivered_logs_are_kept_and_then_go_by_themselves(store: MemoryStore) -> None:
-    slot = slot_named("c" * 32, retention=1)
+    slot = key_named("c" * 32, retention=1)
     log = await begin(store, slot, b"x" * memory._SPENT_BYTES)
-    store.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.DONE)
     assert await store.find(slot) is not None
     stream_ids = [log.id]
     del log
@@ -93,21 +93,21 @@ async def test_undelivered_logs_are_kept_and_then_go_by_themselves(store: Memory
 
 
 async def test_a_pointer_goes_by_itself_too(store: MemoryStore) -> None:
-    slot = slot_named("d" * 32, replay_finished=0.1)
+    slot = key_named("d" * 32, replay_finished=0.1)
     log = await begin(store, slot)
-    store.finish(log, Outcome.DONE)
-    await store.delivered(slot, log)
+    log.copy.finish(Outcome.DONE)
+    await log.copy.delivered()
     assert await store.find(slot) is not None
     await wait_until(lambda: not store._active, timeout=2)
 
 
 def test_what_one_event_loop_left_goes_in_the_next(store: MemoryStore) -> None:
     """As with Starlette's `TestClient`, which makes one for each request."""
-    slot = slot_named("e" * 32, retention=1)
+    slot = key_named("e" * 32, retention=1)
 
     async def end() -> str:
         log = await begin(store, slot)
-        store.finish(log, Outcome.DONE)
+        log.copy.finish(Outcome.DONE)
         return log.id
 
     async def gone() -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 from testkit.cluster import Cluster
-from testkit.logs import begin, holds, open_store_at, reading, sealed, slot_named
+from testkit.logs import begin, holds, key_named, open_store_at, reading, sealed
 from testkit.valkey import Valkey
 from testkit.wait import wait_until
 
@@ -15,13 +15,13 @@ from resumable_asgi.errors import StoreUnavailableError
 from resumable_asgi.outcome import Outcome
 from resumable_asgi.store.redis.cluster import ClusterStore
 from resumable_asgi.stream.log import Log
-from resumable_asgi.stream.store import Found, Slot
+from resumable_asgi.stream.store import Found, StreamKey
 
 from .moving_slots import Chaos, went_well
 
 OpenWorkers = Callable[..., tuple[ClusterStore, ...]]
 
-SLOT = slot_named("d" * 32)
+SLOT = key_named("d" * 32)
 POINTER = f"resumable:{{{SLOT.name}}}:active"
 
 
@@ -45,7 +45,7 @@ def another(cluster: Cluster, than: Valkey) -> Valkey:
     return next(node for node in cluster.nodes if node is not than)
 
 
-async def join(store: ClusterStore, slot: Slot, stream_id: str | None = None) -> Log:
+async def join(store: ClusterStore, slot: StreamKey, stream_id: str | None = None) -> Log:
     """Ask until it is answered, as a client does."""
 
     async def found() -> Found | None:
@@ -87,7 +87,7 @@ async def test_who_joins_before_the_old_primary_knows_of_the_move_reads_what_the
             log.append(b"data: 2\n\n")
             await holds(first, b"data: 1\n\ndata: 2\n\n", 15)
             await holds(second, b"data: 1\n\ndata: 2\n\n")
-            own.finish(log, Outcome.DONE)
+            log.copy.finish(Outcome.DONE)
             assert await sealed(first, 15) is await sealed(second) is Outcome.DONE
 
 

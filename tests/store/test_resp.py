@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from resumable_asgi.store.redis.resp import Parser, PythonParser, Reply, ReplyError, new_parser, pack
 
-Wire = bytes
+Connection = bytes
 
 
 def native() -> Parser:
@@ -30,7 +30,7 @@ Replies = st.recursive(
 )
 
 
-def encode(reply: Reply) -> Wire:
+def encode(reply: Reply) -> Connection:
     if reply is None:
         return b"$-1\r\n"
     if isinstance(reply, bytes):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from testkit.logs import begin, reading, sealed, slot_named, until
+from testkit.logs import begin, deliver, key_named, reading, sealed, until
 from testkit.valkey import Valkey
 from testkit.wait import wait_until
 
@@ -21,7 +21,7 @@ from resumable_asgi.stream.store import Found
 from .conftest import OpenStore
 from .raw import RawLog, raw_client
 
-SLOT = slot_named("a" * 32)
+SLOT = key_named("a" * 32)
 LEASE = 1.0
 BOUND = LEASE + 5
 
@@ -101,7 +101,7 @@ async def test_without_one_command_streams_go_on_and_followers_end(
     await asyncio.sleep(0.15)  # so that it is written, if it can be
     found = await found_by(other)
     if found is None:
-        own.finish(log, Outcome.DONE)
+        log.copy.finish(Outcome.DONE)
         assert await sealed(log) is Outcome.DONE
     else:
         with reading(found.log):
@@ -112,7 +112,7 @@ async def test_without_one_command_streams_go_on_and_followers_end(
             if command in ASKED_IN_SILENCE:
                 await wait_until(lambda: names(caplog, command))
             if not log.closed:
-                own.finish(log, Outcome.DONE)
+                log.copy.finish(Outcome.DONE)
             own_end = await sealed(log)
             outcome = await sealed(found.log, BOUND)
             data = found.log.span(0, found.log.end)
@@ -163,7 +163,7 @@ async def test_a_follower_of_a_worker_that_is_heard_goes_on_without_exists(
             log.append(b"%d" % n)
             await until(found.log, lambda n=n: found.log.end == n, "what was appended")
             await asyncio.sleep(LEASE / 3)
-        own.finish(log, Outcome.DONE)
+        log.copy.finish(Outcome.DONE)
         assert await sealed(found.log) is Outcome.DONE
 
 
@@ -183,7 +183,7 @@ async def test_the_default_rights_of_new_users_are_enough(
             begun = clock()
             await until(found.log, lambda n=n: found.log.end == n, "what was appended")
             assert clock() - begun < 1.5
-        own.finish(log, Outcome.DONE, delivered=lambda: True)
+        log.copy.finish(Outcome.DONE, delivered=lambda: True)
         assert await sealed(log) is Outcome.DONE
         assert await sealed(found.log, 1.5) is Outcome.DONE
     assert not own.writer.link.down
@@ -256,12 +256,12 @@ async def test_the_documented_rights_are_enough(
         assert await other.stop(SLOT)
         assert await sealed(found.log) is Outcome.STOPPED
     log = await begin(own, SLOT, b"1")
-    own.overflow(log)
+    log.copy.overflow()
     log.append(b"2")
-    own.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.DONE)
     await sealed(log)
     log = await begin(own, SLOT, b"1")
-    own.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.DONE)
     await sealed(log)
-    await other.delivered(SLOT, log)
+    await deliver(other, SLOT, log)
     assert caplog.records == []

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 import redis
 from redis.asyncio import Redis, RedisCluster
-from testkit.logs import slot_named
+from testkit.logs import key_named
 from testkit.process import free_port
 from testkit.valkey import Valkey
 
@@ -22,7 +22,7 @@ from resumable_asgi.store.open import open_store
 from resumable_asgi.stream.store import Store
 
 USER, SECRET = "name-of-somebody", "s3cret-9d8f"
-SLOT = slot_named("e" * 32)
+SLOT = key_named("e" * 32)
 
 
 def told(error: BaseException) -> str:

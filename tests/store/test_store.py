@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import pytest
-from testkit.logs import begin, holds, new_log, sealed, slot_named, whole
+from testkit.logs import ClaimedLog, begin, deliver, holds, key_named, new_log, sealed, whole
 from testkit.valkey import Valkey
 from testkit.wait import wait_until
 
 from resumable_asgi.errors import StoreUnavailableError
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.stream.log import Log
-from resumable_asgi.stream.store import Slot, Store
+from resumable_asgi.stream.store import Store, StreamKey
 
 from .conftest import OpenStore, Stores
 
-SLOT = slot_named("a" * 32)
-ELSEWHERE = slot_named("b" * 32)
+SLOT = key_named("a" * 32)
+ELSEWHERE = key_named("b" * 32)
 
 
-async def end(store: Store, log: Log, outcome: Outcome = Outcome.DONE, detail: str = "") -> None:
-    store.finish(log, outcome, detail)
+async def end(log: ClaimedLog, outcome: Outcome = Outcome.DONE, detail: str = "") -> None:
+    log.copy.finish(outcome, detail)
     await sealed(log)
 
 
-async def found_id(store: Store, slot: Slot = SLOT, stream_id: str | None = None) -> str | None:
+async def found_id(store: Store, slot: StreamKey = SLOT, stream_id: str | None = None) -> str | None:
     found = await store.find(slot, stream_id)
     return None if found is None else found.log.id
 
@@ -44,14 +43,14 @@ async def test_what_is_appended_reaches_those_who_follow(stores: Stores) -> None
     log.append(b"data: \xf0\x9f")
     log.append(b"\x8e\x89\r\n\r\n")
     await holds(found.log, b"data: 1\n\ndata: \xf0\x9f\x8e\x89\r\n\r\n")
-    await end(stores.own, log)
+    await end(log)
     assert await sealed(found.log) is Outcome.DONE
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.STOPPED])
 async def test_a_sealed_log_is_found_with_its_end_and_its_outcome(stores: Stores, outcome: Outcome) -> None:
     log = await begin(stores.own, SLOT, b"data: 1\n\n")
-    await end(stores.own, log, outcome, "why")
+    await end(log, outcome, "why")
     found = await stores.asked.find(SLOT)
     assert found is not None
     assert (found.end, found.outcome) == (9, outcome)
@@ -60,7 +59,7 @@ async def test_a_sealed_log_is_found_with_its_end_and_its_outcome(stores: Stores
 
 
 async def test_an_empty_log_can_be_sealed_and_found(stores: Stores) -> None:
-    await end(stores.own, await begin(stores.own, SLOT))
+    await end(await begin(stores.own, SLOT))
     found = await stores.asked.find(SLOT)
     assert found is not None
     assert (found.end, found.outcome) == (0, Outcome.DONE)
@@ -93,40 +92,40 @@ async def test_the_end_of_an_old_log_leaves_the_new_one_its_place(stores: Stores
     first = await begin(stores.own, SLOT, b"old")
     second = await begin(stores.own, SLOT, b"new")
     if how == "overflow":
-        stores.own.overflow(first)
-    await end(stores.own, first, Outcome.DONE if how not in Outcome.__members__.values() else Outcome(how))
-    await stores.asked.delivered(SLOT, first)
-    await stores.own.delivered(SLOT, first)
+        first.copy.overflow()
+    await end(first, Outcome.DONE if how not in Outcome.__members__.values() else Outcome(how))
+    await deliver(stores.asked, SLOT, first)
+    await first.copy.delivered()
     assert await found_id(stores.asked) == second.id
     second.append(b"er")
-    await end(stores.own, second)
+    await end(second)
     assert await whole(await stores.asked.find(SLOT)) == (b"newer", Outcome.DONE)
 
 
 async def test_a_delivered_log_is_found_by_its_id_only(stores: Stores) -> None:
     log = await begin(stores.own, SLOT, b"data: 1\n\n")
-    await end(stores.own, log)
+    await end(log)
     assert await found_id(stores.asked) == log.id
-    await stores.asked.delivered(SLOT, log)
+    await deliver(stores.asked, SLOT, log)
     assert await found_id(stores.asked) is None
     assert await whole(await stores.asked.find(SLOT, log.id)) == (b"data: 1\n\n", Outcome.DONE)
 
 
 async def test_delivery_may_be_noted_twice(stores: Stores) -> None:
     log = await begin(stores.own, SLOT)
-    await end(stores.own, log)
-    await stores.asked.delivered(SLOT, log)
-    await stores.own.delivered(SLOT, log)
+    await end(log)
+    await deliver(stores.asked, SLOT, log)
+    await log.copy.delivered()
     assert await found_id(stores.asked) is None
 
 
 async def test_a_delivered_log_is_replayed_for_as_long_as_asked(stores: Stores) -> None:
-    slot = slot_named("c" * 32, replay_finished=0.6)
+    slot = key_named("c" * 32, replay_finished=0.6)
     log = await begin(stores.own, slot, b"data: 1\n\n")
-    await end(stores.own, log)
-    await stores.asked.delivered(slot, log)
+    await end(log)
+    await deliver(stores.asked, slot, log)
     assert await whole(await stores.asked.find(slot)) == (b"data: 1\n\n", Outcome.DONE)
-    await stores.asked.delivered(slot, log)  # a second delivery does not begin the time anew
+    await deliver(stores.asked, slot, log)  # a second delivery does not begin the time anew
 
     async def gone() -> bool:
         return await found_id(stores.asked, slot) is None
@@ -136,9 +135,9 @@ async def test_a_delivered_log_is_replayed_for_as_long_as_asked(stores: Stores) 
 
 
 async def test_a_sealed_log_is_gone_after_its_retention(stores: Stores) -> None:
-    slot = slot_named("d" * 32, retention=1)
+    slot = key_named("d" * 32, retention=1)
     log = await begin(stores.own, slot, b"data: 1\n\n")
-    await end(stores.own, log)
+    await end(log)
     assert await found_id(stores.asked, slot) == log.id
 
     async def gone() -> bool:
@@ -187,7 +186,7 @@ async def test_a_stop_by_id_reaches_a_stream_that_was_replaced(stores: Stores) -
 
 async def test_a_stop_by_id_reaches_a_stream_that_has_outgrown_its_limit(stores: Stores) -> None:
     log = await begin(stores.own, SLOT, b"data: 1\n\n")
-    stores.own.overflow(log)
+    log.copy.overflow()
     log.append(b"data: 2\n\n")
 
     assert not await stores.asked.stop(ELSEWHERE, log.id)
@@ -198,7 +197,7 @@ async def test_a_stop_by_id_reaches_a_stream_that_has_outgrown_its_limit(stores:
 
 async def test_what_has_ended_cannot_be_stopped(stores: Stores) -> None:
     log = await begin(stores.own, SLOT)
-    await end(stores.own, log)
+    await end(log)
     assert not await stores.asked.stop(SLOT)
     assert log.outcome is Outcome.DONE
     second = await begin(stores.own, SLOT)
@@ -210,7 +209,7 @@ async def test_what_has_ended_cannot_be_stopped(stores: Stores) -> None:
 async def test_the_first_seal_wins(stores: Stores) -> None:
     log = await begin(stores.own, SLOT, b"data: 1\n\n")
     assert await stores.asked.stop(SLOT)
-    stores.own.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.DONE)
     assert await sealed(log) is Outcome.STOPPED
     found = await stores.asked.find(SLOT, log.id)
     assert found is not None
@@ -219,10 +218,10 @@ async def test_the_first_seal_wins(stores: Stores) -> None:
 
 async def test_a_second_finish_does_nothing(stores: Stores) -> None:
     log = await begin(stores.own, SLOT)
-    stores.own.finish(log, Outcome.ERROR)
-    stores.own.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.ERROR)
+    log.copy.finish(Outcome.DONE)
     assert await sealed(log) is Outcome.ERROR
-    stores.own.finish(log, Outcome.STOPPED)
+    log.copy.finish(Outcome.STOPPED)
     found = await stores.asked.find(SLOT)
     assert found is not None
     assert found.outcome is Outcome.ERROR
@@ -233,7 +232,7 @@ async def test_an_overflowing_log_is_not_found_and_goes_on_for_those_attached(st
     found = await stores.asked.find(SLOT)
     assert found is not None
     await holds(found.log, b"data: 1\n\n")
-    stores.own.overflow(log)
+    log.copy.overflow()
 
     async def hidden() -> bool:
         return await found_id(stores.asked) is None
@@ -241,14 +240,14 @@ async def test_an_overflowing_log_is_not_found_and_goes_on_for_those_attached(st
     await wait_until(hidden)
     log.append(b"data: 2\n\n")
     await holds(found.log, b"data: 1\n\ndata: 2\n\n")
-    await end(stores.own, log)
+    await end(log)
     assert await sealed(found.log) is Outcome.DONE
     assert await found_id(stores.asked) is None
 
 
 async def test_an_overflowing_log_is_not_found_by_its_id_either(stores: Stores) -> None:
     log = await begin(stores.own, SLOT, b"data: 1\n\n")
-    stores.own.overflow(log)
+    log.copy.overflow()
 
     async def hidden() -> bool:
         return await found_id(stores.asked) is None
@@ -259,9 +258,9 @@ async def test_an_overflowing_log_is_not_found_by_its_id_either(stores: Stores) 
 
 async def test_an_overflowing_log_leaves_the_place_to_the_next(stores: Stores) -> None:
     first = await begin(stores.own, SLOT)
-    stores.own.overflow(first)
+    first.copy.overflow()
     second = await begin(stores.own, SLOT)
-    await end(stores.own, first)
+    await end(first)
     assert await found_id(stores.asked) == second.id
 
 
@@ -269,7 +268,7 @@ async def test_many_streams_in_one_slot_each_keep_their_own_bytes(stores: Stores
     logs = [await begin(stores.own, SLOT, b"%d" % n) for n in range(20)]
     for log in logs:
         log.append(b"!")
-        stores.own.finish(log, Outcome.DONE)
+        log.copy.finish(Outcome.DONE)
     for n, log in enumerate(logs):
         await sealed(log)
         assert await whole(await stores.asked.find(SLOT, log.id)) == (b"%d!" % n, Outcome.DONE)
@@ -282,13 +281,13 @@ async def test_a_store_can_be_used_again_after_it_was_closed(stores: Stores) -> 
     await stores.own.flush(1)
     await stores.own.aclose()
     log = await begin(stores.own, SLOT, b"2")
-    await end(stores.own, log)
+    await end(log)
     assert await whole(await stores.asked.find(SLOT)) == (b"2", Outcome.DONE)
 
 
 async def test_flush_waits_for_seals(stores: Stores) -> None:
     log = await begin(stores.own, SLOT, b"data: 1\n\n")
-    stores.own.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.DONE)
     await stores.own.flush(5)
     assert log.outcome is Outcome.DONE
 
@@ -305,7 +304,7 @@ async def test_a_redis_that_cannot_be_reached_is_said_to_be_away(open_redis: Ope
     assert found.log is log
     assert await store.stop(SLOT)
     assert await sealed(log) is Outcome.STOPPED
-    await store.delivered(SLOT, log)
+    await log.copy.delivered()
     await store.start()
     await store.flush(0.05)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 from testkit.inprocess import Changes
-from testkit.logs import begin, holds, new_log, reading, sealed, slot_named, until, whole
+from testkit.logs import ClaimedLog, begin, holds, key_named, new_log, reading, sealed, until, whole
 from testkit.valkey import Valkey
 from testkit.wait import wait_until
 
@@ -23,7 +23,7 @@ from resumable_asgi.stream.log import Log
 from .conftest import OpenStore
 from .raw import SEAL, RawLog, raw_client
 
-SLOT = slot_named("a" * 32)
+SLOT = key_named("a" * 32)
 
 
 @pytest.fixture(autouse=True)
@@ -239,7 +239,7 @@ async def test_an_emptied_redis_is_no_death(open_redis: OpenStore, server: redis
         log.append(b"3")
         await holds(found.log, b"123")
         server.flushall()
-        own.finish(log, Outcome.DONE)
+        log.copy.finish(Outcome.DONE)
         assert await sealed(found.log) is Outcome.DONE
         assert found.log.read(0, 9) == b"123"
 
@@ -410,13 +410,13 @@ async def test_followers_of_many_logs_share_one_connection(
 ) -> None:
     own, other = open_redis(redis_timeout=3), open_redis(redis_timeout=3)
     before = server.info("clients")["connected_clients"]
-    slots = [slot_named(f"{n:032x}") for n in range(30)]
-    logs = []
+    slots = [key_named(f"{n:032x}") for n in range(30)]
+    logs: list[ClaimedLog] = []
     for slot in slots:
         log = new_log(own)
-        own.claim(slot, log)
+        log.copy = own.claim(slot, log)
         logs.append(log)
-    await asyncio.gather(*(own.claimed(log) for log in logs))
+    await asyncio.gather(*(log.copy.claimed() for log in logs))
     founds = [await other.find(slot) for slot in slots]
     for log in logs:
         log.append(b"1")
@@ -425,7 +425,7 @@ async def test_followers_of_many_logs_share_one_connection(
         await holds(found.log, b"1")
     assert server.info("clients")["connected_clients"] <= before + 4
     for log in logs:
-        own.finish(log, Outcome.DONE)
+        log.copy.finish(Outcome.DONE)
     for found in founds:
         assert found is not None
         await until(found.log, lambda found=found: found.log.outcome is Outcome.DONE, "the end")

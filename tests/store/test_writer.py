@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import redis
-from testkit.logs import begin, holds, new_log, sealed, slot_named, whole
+from testkit.logs import begin, deliver, holds, key_named, new_log, sealed, whole
 from testkit.valkey import Valkey
 from testkit.wait import wait_until
 
@@ -17,6 +17,7 @@ from resumable_asgi.outcome import Outcome
 from resumable_asgi.store.redis import refusals
 from resumable_asgi.store.redis import store as redis_store
 from resumable_asgi.store.redis.connection import Connection
+from resumable_asgi.store.redis.copy import CopyState
 from resumable_asgi.store.redis.keys import Keys
 from resumable_asgi.store.redis.store import RedisStore
 from resumable_asgi.stream.log import Log
@@ -24,7 +25,7 @@ from resumable_asgi.stream.log import Log
 from .conftest import OpenStore
 from .raw import SEAL, raw_client, stored
 
-SLOT = slot_named("a" * 32)
+SLOT = key_named("a" * 32)
 KEYS = Keys("resumable")
 
 
@@ -76,7 +77,7 @@ async def test_an_append_whose_reply_was_lost_is_not_there_twice(
         await lose_next_reply(store)
         log.append(b"%d" % n)
         await wait_until(lambda n=n: in_redis(server, log, b"12345"[:n]))
-    store.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.DONE)
     assert await sealed(log) is Outcome.DONE
     await wait_until(lambda: in_redis(server, log, b"12345", "done"))
 
@@ -85,10 +86,10 @@ async def test_a_seal_whose_reply_was_lost_is_the_one(open_redis: OpenStore, ser
     store = open_redis(redis_timeout=3)
     log = await begin(store, SLOT, b"1")
     await lose_next_reply(store)
-    store.finish(log, Outcome.ERROR, "why")
+    log.copy.finish(Outcome.ERROR, "why")
     assert await sealed(log) is Outcome.ERROR
     assert log.detail == "why"
-    await wait_until(lambda: not store.writer.records)
+    await wait_until(lambda: not store.writer.copies)
     assert in_redis(server, log, b"1", "error")
 
 
@@ -98,11 +99,11 @@ async def test_a_claim_whose_reply_was_lost_takes_nothing_from_a_newer_stream(
     store, other = open_redis(redis_timeout=3), open_redis(redis_timeout=3)
     await lose_next_reply(store)
     log = new_log(store)
-    store.claim(SLOT, log)
+    log.copy = store.claim(SLOT, log)
     await wait_until(lambda: server.exists(key_of(log)))
     newer = await begin(other, SLOT)
-    await store.claimed(log)
-    await wait_until(lambda: store.writer.records[log.id].in_step)
+    await log.copy.claimed()
+    await wait_until(lambda: store.writer.copies[log.id].state is CopyState.SYNCED)
     assert server.get(KEYS.pointer(SLOT.name)) == newer.id.encode()
 
 
@@ -151,9 +152,9 @@ async def test_a_redis_that_holds_more_than_was_written_is_not_added_to(
     await wait_until(lambda: in_redis(server, log, b"12"))
     server.xadd(key_of(log), {"b": b"foreign"}, id="9-0")
     log.append(b"3")
-    store.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.DONE)
     assert await sealed(log) is Outcome.DONE
-    await wait_until(lambda: not store.writer.records)
+    await wait_until(lambda: not store.writer.copies)
     last = server.xrevrange(key_of(log), count=1)[0][1]
     assert last[b"outcome"] == b"interrupted", "a log with foreign bytes must not look whole"
     (warned,) = [record.getMessage() for record in caplog.records]
@@ -167,11 +168,11 @@ async def test_a_seal_says_whether_all_of_the_log_was_delivered(
 ) -> None:
     store = open_redis(redis_timeout=3)
     log = await begin(store, SLOT, b"1")
-    store.finish(log, Outcome.DONE, delivered=lambda: delivered)
+    log.copy.finish(Outcome.DONE, delivered=lambda: delivered)
     assert await sealed(log) is Outcome.DONE
     assert log.delivered is delivered
     assert (await store.find(SLOT) is None) is delivered
-    await store.delivered(SLOT, log)
+    await log.copy.delivered()
     assert await store.find(SLOT) is None
 
 
@@ -183,7 +184,7 @@ async def test_a_foreign_seal_stops_the_writer(open_redis: OpenStore, server: re
     log.append(b"3")
     assert await sealed(log) is Outcome.LOST
     assert in_redis(server, log, b"12", "lost")
-    await wait_until(lambda: not store.writer.records)
+    await wait_until(lambda: not store.writer.copies)
 
 
 async def test_a_seal_that_came_before_ours_wins(open_redis: OpenStore, server: redis.Redis) -> None:
@@ -191,7 +192,7 @@ async def test_a_seal_that_came_before_ours_wins(open_redis: OpenStore, server: 
     log = await begin(store, SLOT, b"12")
     await wait_until(lambda: in_redis(server, log, b"12"))
     server.xadd(key_of(log), {"outcome": "stopped", "detail": ""}, id=SEAL)
-    store.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.DONE)
     assert await sealed(log) is Outcome.STOPPED
 
 
@@ -212,16 +213,16 @@ async def test_what_is_wrong_with_one_log_does_not_hinder_the_others(
         fields = {"outcome": "paused", "detail": "", "more": ""} if "newer" in kind else {"a": "b"}
         server.xadd(key_of(log), fields, id=SEAL)
     log.append(b"2")
-    slot = slot_named("b" * 32)
+    slot = key_named("b" * 32)
     for n in range(3):
         other = await begin(store, slot, b"%d" % n)
-        store.finish(other, Outcome.DONE)
+        other.copy.finish(Outcome.DONE)
         await sealed(other)
         await wait_until(lambda: not store.writer.link.down, what="Redis to count as there")
         assert await whole(await store.find(slot, other.id)) == (b"%d" % n, Outcome.DONE)
-    store.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.DONE)
     await sealed(log)
-    await wait_until(lambda: not store.writer.records)
+    await wait_until(lambda: not store.writer.copies)
 
 
 async def test_the_lease_is_there_before_the_log_and_is_renewed(
@@ -234,7 +235,7 @@ async def test_the_lease_is_there_before_the_log_and_is_renewed(
     assert server.pttl(lease) > 0
     await wait_until(lambda: server.pttl(lease) < 850, what="the lease to run down a little")
     await wait_until(lambda: server.pttl(lease) > 950, what="the lease to be renewed", timeout=2)
-    store.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.DONE)
     await sealed(log)
     await wait_until(lambda: not server.exists(lease), what="a worker without streams to have no lease")
 
@@ -260,14 +261,14 @@ async def test_a_stop_whose_post_was_lost_is_heard_when_the_lease_was(
 
 async def test_live_logs_are_renewed_by_time(open_redis: OpenStore, server: redis.Redis) -> None:
     store = open_redis()
-    slot = slot_named("c" * 32, retention=1)
+    slot = key_named("c" * 32, retention=1)
     log = await begin(store, slot, b"1")
     names = [KEYS.log(slot.name, log.id), KEYS.pointer(slot.name)]
     for name in names:
         assert server.pttl(name) > 1900
     await wait_until(lambda: min(map(server.pttl, names)) < 1500)
     await wait_until(lambda: min(map(server.pttl, names)) > 1900, what="both to be renewed")
-    store.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.DONE)
     await sealed(log)
     assert max(map(server.pttl, names)) <= 1000
 
@@ -294,10 +295,10 @@ async def test_every_key_has_a_ttl_at_every_step(open_redis: OpenStore, server: 
         if outcome is Outcome.STOPPED:
             assert await other.stop(SLOT)
         else:
-            store.finish(log, outcome)
+            log.copy.finish(outcome)
         await sealed(log)
         check()
-        await other.delivered(SLOT, log)
+        await deliver(other, SLOT, log)
         check()
 
 
@@ -311,7 +312,7 @@ async def test_a_redis_that_hangs_delays_a_start_only_so_long(
     begun = clock()
     log = await begin(store, SLOT, b"1")
     assert clock() - begun < 0.4
-    store.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.DONE)
     assert await sealed(log) is Outcome.DONE
     assert clock() - begun < 0.5
     await wait_until(lambda: not server.exists("x") and in_redis(server, log, b"1", "done"))
@@ -327,12 +328,12 @@ async def test_a_refusing_redis_is_written_to_again_when_it_takes_it(
     try:
         log.append(b"2")
         await wait_until(lambda: store.writer.link.down)
-        late = await begin(store, slot_named("b" * 32), b"late")
+        late = await begin(store, key_named("b" * 32), b"late")
         log.append(b"3")
     finally:
         server.config_set("maxmemory", 0)
     await wait_until(lambda: in_redis(server, log, b"123"))
-    found = await wait_until(lambda: store.find(slot_named("b" * 32)))
+    found = await wait_until(lambda: store.find(key_named("b" * 32)))
     assert found.log is late
 
 
@@ -341,15 +342,15 @@ async def test_streams_that_end_while_redis_refuses_do_not_pile_up(
 ) -> None:
     """A store is no archive: the memory of an outage must not grow with its length."""
     store = open_redis(ResumableRoute(retention=1))
-    slot = slot_named("d" * 32, retention=1)
+    slot = key_named("d" * 32, retention=1)
     server.config_set("maxmemory", 1)
     try:
         for n in range(5):
             log = await begin(store, slot, b"%d" % n)
-            store.finish(log, Outcome.DONE)
+            log.copy.finish(Outcome.DONE)
             await sealed(log)
-            await store.delivered(slot, log)
-        await wait_until(lambda: not store.writer.records, timeout=3)
+            await log.copy.delivered()
+        await wait_until(lambda: not store.writer.copies, timeout=3)
     finally:
         server.config_set("maxmemory", 0)
 
@@ -362,7 +363,7 @@ async def test_what_outgrew_its_limit_does_not_wait_for_a_redis_that_hangs(
     log = await begin(store, SLOT, b"1")
     await wait_until(lambda: in_redis(server, log, b"1"))
     server.execute_command("CLIENT", "PAUSE", 1500, "ALL")
-    store.overflow(log)
+    log.copy.overflow()
     log.append(b"2" * 1000)
     await asyncio.wait_for(let_go(log), 0.8)
 
@@ -384,7 +385,7 @@ async def test_large_logs_are_written_piece_by_piece(open_redis: OpenStore, serv
     data = bytes(range(256)) * 4096
     for log in logs:
         log.append(data)
-        store.finish(log, Outcome.DONE)
+        log.copy.finish(Outcome.DONE)
     for log in logs:
         await sealed(log)
         assert in_redis(server, log, data, "done")
@@ -394,12 +395,12 @@ async def test_large_logs_are_written_piece_by_piece(open_redis: OpenStore, serv
 async def test_a_thousand_small_appends_cost_few_entries(open_redis: OpenStore, server: redis.Redis) -> None:
     store = open_redis()
     log = await begin(store, SLOT)
-    await wait_until(lambda: store.writer.records[log.id].in_step)
+    await wait_until(lambda: store.writer.copies[log.id].state is CopyState.SYNCED)
     for n in range(1000):
         log.append(b"%03d" % n)
         if n % 100 == 0:
             await asyncio.sleep(0)
-    store.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.DONE)
     await sealed(log)
     assert in_redis(server, log, b"".join(b"%03d" % n for n in range(1000)), "done")
     assert server.xlen(key_of(log)) < 20
@@ -411,11 +412,11 @@ async def test_an_overflowing_log_that_holds_nothing_yet_can_be_sealed(
     """Without its head the log is empty, but not gone."""
     store = open_redis(redis_timeout=0.2)
     log = await begin(store, SLOT)
-    store.overflow(log)
+    log.copy.overflow()
     await wait_until(lambda: not server.exists(key_of(log)) or not server.xlen(key_of(log)))
-    store.finish(log, Outcome.DONE)
+    log.copy.finish(Outcome.DONE)
     await sealed(log)
-    await wait_until(lambda: not store.writer.records, timeout=2, what="the writer to come to rest")
+    await wait_until(lambda: not store.writer.copies, timeout=2, what="the writer to come to rest")
 
 
 async def test_over_a_new_connection_every_log_is_looked_at_before_anything_is_added(
@@ -425,8 +426,8 @@ async def test_over_a_new_connection_every_log_is_looked_at_before_anything_is_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store, other = open_redis(), open_redis()
-    idle = [await begin(store, slot_named(f"{n:032x}"), b"1") for n in range(4)]
-    slots = [slot_named(f"{n:032x}") for n in range(4, 11)]
+    idle = [await begin(store, key_named(f"{n:032x}"), b"1") for n in range(4)]
+    slots = [key_named(f"{n:032x}") for n in range(4, 11)]
     logs = [await begin(store, slot, b"1") for slot in slots]
     followed: list[Log] = []
     for slot in slots:
@@ -435,7 +436,7 @@ async def test_over_a_new_connection_every_log_is_looked_at_before_anything_is_a
         followed.append(found.log)
     for log in followed:
         await holds(log, b"1")
-    for log, slot in zip([*idle, *logs], [slot_named(f"{n:032x}") for n in range(11)], strict=True):
+    for log, slot in zip([*idle, *logs], [key_named(f"{n:032x}") for n in range(11)], strict=True):
         log.append(b"2")
         name = KEYS.log(slot.name, log.id)
         await wait_until(lambda name=name: stored(server, name) == (b"12", None))
@@ -487,17 +488,19 @@ async def test_a_stream_that_was_replaced_does_not_take_the_pointer_back(
     if newer == "stopped":
         assert await store.stop(SLOT, log.id)
     elif newer == "outgrown":
-        other.overflow(log)
+        log.copy.overflow()
     elif newer != "live":
-        other.finish(log, Outcome.DONE)
+        log.copy.finish(Outcome.DONE)
         await sealed(log)
     if newer == "delivered":
-        await other.delivered(SLOT, log)
+        await deliver(other, SLOT, log)
     expected = log.id if newer in ("live", "undelivered") else None
-    record = store.writer.records[older.id]
+    record = store.writer.copies[older.id]
     for _ in range(3):  # its worker has looked that often
         renewed = record.renew_at
-        await wait_until(lambda renewed=renewed: record.renew_at > renewed and record.in_step)
+        await wait_until(
+            lambda renewed=renewed: record.renew_at > renewed and record.state is CopyState.SYNCED
+        )
         record.renew_at = 0
     found = await other.find(SLOT)
     assert (found and found.log.id) == expected

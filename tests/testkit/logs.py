@@ -12,7 +12,7 @@ from resumable_asgi import ResumableRoute, Settings
 from resumable_asgi.outcome import Outcome
 from resumable_asgi.store.open import open_store
 from resumable_asgi.stream.log import Head, Log, new_stream_id
-from resumable_asgi.stream.store import Found, Slot, Store
+from resumable_asgi.stream.store import Copy, Found, Store, StreamKey
 
 TIMEOUT = 5.0
 
@@ -28,29 +28,42 @@ def open_store_at(redis_url: str, route: ResumableRoute | None = None, **options
     return opened()
 
 
-def slot_named(name: str, **route: Any) -> Slot:
-    return Slot(name, ResumableRoute(**route))
+def key_named(name: str, **route: Any) -> StreamKey:
+    return StreamKey(name, ResumableRoute(**route))
 
 
-def new_log(store: Store, key: str = "c", **head: Any) -> Log:
+class ClaimedLog(Log):
+    """A log with its copy, as a run has both."""
+
+    copy: Copy
+
+
+def new_log(store: Store, key: str = "c", **head: Any) -> ClaimedLog:
     fields: dict[str, Any] = {
-        "worker": store.worker(slot_named("")),
+        "worker": store.worker(key_named("")),
         "created": 1_700_000_000_000,
         "status": 200,
         "headers": ((b"content-type", b"text/event-stream"), (b"x-latin", b"caf\xe9")),
         "key": key,
     }
-    return Log(new_stream_id(), Head(**{**fields, **head}))
+    return ClaimedLog(new_stream_id(), Head(**{**fields, **head}))
 
 
-async def begin(store: Store, slot: Slot, data: bytes = b"", **head: Any) -> Log:
+async def begin(store: Store, key: StreamKey, data: bytes = b"", **head: Any) -> ClaimedLog:
     """A claimed log with that much in it."""
-    log = new_log(store, **{"worker": store.worker(slot), **head})
-    store.claim(slot, log)
+    log = new_log(store, **{"worker": store.worker(key), **head})
+    log.copy = store.claim(key, log)
     if data:
         log.append(data)
-    await store.claimed(log)
+    await log.copy.claimed()
     return log
+
+
+async def deliver(store: Store, key: StreamKey, log: Log) -> None:
+    """Note what a follower at that store notes when it was handed all of the log."""
+    found = await store.find(key, log.id)
+    if found is not None:
+        await found.delivered()
 
 
 @dataclass(eq=False)

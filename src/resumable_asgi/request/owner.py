@@ -111,7 +111,9 @@ class Owners:
             logger.warning(message, *arguments)
 
 
-def slot(route: ResumableRoute, mount: str, params: Mapping[str, str], owner: str, key: str) -> str:
+def stream_key_name(
+    route: ResumableRoute, mount: str, params: Mapping[str, str], owner: str, key: str
+) -> str:
     """The digest `<k>` in Redis key names: 32 hexadecimal characters.
 
     Two starts share it if route, mount point (`root_path`), owner, key and those path parameters agree that

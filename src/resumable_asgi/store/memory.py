@@ -11,25 +11,13 @@ from typing import NamedTuple
 
 from ..outcome import Outcome
 from ..stream.log import Log, new_stream_id
-from ..stream.store import Found, Slot
+from ..stream.store import Found, StreamKey
 
 _SPENT_BYTES = 4 * 1024 * 1024
 """Of logs that have ended and that no key finds any more. The newest ones are kept, for a client whose
 connection broke when it had been handed the end, and which asks by position for what did not arrive."""
 _LOG_SIZE = 2048
 """Bytes that a log takes in addition to its data."""
-
-
-@dataclass(slots=True)
-class _Kept:
-    slot: Slot
-    log: Log
-    expires: float | None = None
-    """When a sealed log is let go of, in seconds of the monotonic clock; None while it is live."""
-
-    @property
-    def size(self) -> int:
-        return self.log.end - self.log.start + _LOG_SIZE
 
 
 @dataclass(slots=True)
@@ -51,8 +39,8 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._worker = new_stream_id()
-        self._logs: dict[str, _Kept] = {}
-        self._overflowing: dict[str, _Kept] = {}
+        self._logs: dict[str, MemoryCopy] = {}
+        self._overflowing: dict[str, MemoryCopy] = {}
         """Live logs that have outgrown their limit: only a stop still reaches them."""
         self._active: dict[str, _Pointer] = {}
         self._spent: dict[str, int] = {}
@@ -62,68 +50,38 @@ class MemoryStore:
         """A heap: when to look at which log, or at the pointer to it."""
         self._timer: _Timer | None = None
 
-    def worker(self, slot: Slot) -> str:
+    def worker(self, key: StreamKey) -> str:
         return self._worker
 
-    def claim(self, slot: Slot, log: Log) -> None:
+    def claim(self, key: StreamKey, log: Log) -> MemoryCopy:
         self._expire()
-        before = self._active.get(slot.name)
-        self._logs[log.id] = _Kept(slot, log)
-        self._active[slot.name] = _Pointer(log.id)
+        before = self._active.get(key.name)
+        self._logs[log.id] = copy = MemoryCopy(key, log, self)
+        self._active[key.name] = _Pointer(log.id)
         if before is not None:
             self._spend(before.stream_id)
+        return copy
 
-    async def claimed(self, log: Log) -> None:
-        return
-
-    def overflow(self, log: Log) -> None:
-        kept = self._logs.pop(log.id, None)
-        if kept is not None:
-            self._overflowing[log.id] = kept
-            self._clear(kept, 0)
-
-    def followed_elsewhere(self, log: Log) -> bool:
-        return False
-
-    def finish(
-        self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
-    ) -> None:
-        log.seal(outcome, detail)
-        self._overflowing.pop(log.id, None)
-        kept = self._logs.get(log.id)
-        if kept is None or kept.expires is not None:
-            return
-        kept.expires = time.monotonic() + kept.slot.route.retention
-        self._expire_at(kept.expires, log.id)
-        if outcome is Outcome.STOPPED:
-            self._clear(kept, 0)
-        self._spend(log.id)
-
-    async def delivered(self, slot: Slot, log: Log) -> None:
-        kept = self._logs.get(log.id)
-        if kept is not None:
-            self._clear(kept, slot.route.replay_finished)
-
-    async def find(self, slot: Slot, stream_id: str | None = None) -> Found | None:
+    async def find(self, key: StreamKey, stream_id: str | None = None) -> Found | None:
         self._expire()
         if stream_id is None:
-            pointer = self._active.get(slot.name)
+            pointer = self._active.get(key.name)
             if pointer is None:
                 return None
             stream_id = pointer.stream_id
-        kept = self._logs.get(stream_id)
-        if kept is None or kept.slot.name != slot.name:
+        copy = self._logs.get(stream_id)
+        if copy is None or copy.key.name != key.name:
             return None
-        return Found.here(kept.log)
+        return Found.here(copy.log, copy.delivered)
 
-    async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
+    async def stop(self, key: StreamKey, stream_id: str | None = None) -> bool:
         if stream_id is None:
-            pointer = self._active.get(slot.name)
+            pointer = self._active.get(key.name)
             stream_id = "" if pointer is None else pointer.stream_id
-        kept = self._logs.get(stream_id) or self._overflowing.get(stream_id)
-        if kept is None or kept.slot.name != slot.name or kept.log.outcome is not None:
+        copy = self._logs.get(stream_id) or self._overflowing.get(stream_id)
+        if copy is None or copy.key.name != key.name or copy.log.outcome is not None:
             return False
-        self.finish(kept.log, Outcome.STOPPED)
+        copy.finish(Outcome.STOPPED)
         return True
 
     async def start(self) -> None:
@@ -135,39 +93,60 @@ class MemoryStore:
     async def aclose(self) -> None:
         self._cancel_timer()
 
-    def _clear(self, kept: _Kept, after: float) -> None:
+    # -- what the copies ask for
+
+    def overflow(self, copy: MemoryCopy) -> None:
+        if self._logs.pop(copy.log.id, None) is not None:
+            self._overflowing[copy.log.id] = copy
+            self.clear(copy, 0)
+
+    def finished(self, copy: MemoryCopy) -> None:
+        self._overflowing.pop(copy.log.id, None)
+        if copy.log.id not in self._logs or copy.expires is not None:
+            return
+        copy.expires = time.monotonic() + copy.key.route.retention
+        self._expire_at(copy.expires, copy.log.id)
+        if copy.log.outcome is Outcome.STOPPED:
+            self.clear(copy, 0)
+        self._spend(copy.log.id)
+
+    def delivered(self, copy: MemoryCopy) -> None:
+        if copy.log.id in self._logs:
+            self.clear(copy, copy.key.route.replay_finished)
+
+    def clear(self, copy: MemoryCopy, after: float) -> None:
         """Let the pointer to this log end `after` seconds from now, unless it ends before."""
-        pointer = self._active.get(kept.slot.name)
-        if pointer is None or pointer.stream_id != kept.log.id:
+        pointer = self._active.get(copy.key.name)
+        if pointer is None or pointer.stream_id != copy.log.id:
             return
         if after <= 0:
-            del self._active[kept.slot.name]
-            self._spend(kept.log.id)
+            del self._active[copy.key.name]
+            self._spend(copy.log.id)
         elif pointer.expires is None:
             pointer.expires = time.monotonic() + after
-            self._expire_at(pointer.expires, kept.log.id)
+            self._expire_at(pointer.expires, copy.log.id)
 
     # -- what goes, and when
 
     def _spend(self, stream_id: str) -> None:
         """Keep this log as long as there is room, if it has ended and its key does not find it."""
-        kept = self._logs.get(stream_id)
-        if kept is None or kept.log.outcome is None or stream_id in self._spent:
+        copy = self._logs.get(stream_id)
+        if copy is None or copy.log.outcome is None or stream_id in self._spent:
             return
-        pointer = self._active.get(kept.slot.name)
+        pointer = self._active.get(copy.key.name)
         if pointer is not None and pointer.stream_id == stream_id:
             return
-        self._spent[stream_id] = kept.size
-        self._spent_bytes += kept.size
+        self._spent[stream_id] = copy.size
+        self._spent_bytes += copy.size
         while self._spent_bytes > _SPENT_BYTES:
             self._forget(next(iter(self._spent)))
 
     def _forget(self, stream_id: str) -> None:
-        kept = self._logs.pop(stream_id)
+        copy = self._logs.pop(stream_id)
         self._spent_bytes -= self._spent.pop(stream_id, 0)
-        pointer = self._active.get(kept.slot.name)
+        pointer = self._active.get(copy.key.name)
         if pointer is not None and pointer.stream_id == stream_id:
-            del self._active[kept.slot.name]
+            del self._active[copy.key.name]
 
     def _expire_at(self, moment: float, stream_id: str) -> None:
         heappush(self._expiries, (moment, stream_id))
@@ -178,15 +157,15 @@ class MemoryStore:
         now = time.monotonic()
         while self._expiries and self._expiries[0][0] <= now:
             _, stream_id = heappop(self._expiries)
-            kept = self._logs.get(stream_id)
-            if kept is None:
+            copy = self._logs.get(stream_id)
+            if copy is None:
                 continue
-            if _past(kept.expires, now):
+            if _past(copy.expires, now):
                 self._forget(stream_id)
                 continue
-            pointer = self._active.get(kept.slot.name)
+            pointer = self._active.get(copy.key.name)
             if pointer is not None and pointer.stream_id == stream_id and _past(pointer.expires, now):
-                self._clear(kept, 0)
+                self.clear(copy, 0)
         if len(self._expiries) > 2 * len(self._logs) + 100:
             self._expiries = [expiry for expiry in self._expiries if expiry[1] in self._logs]
             heapify(self._expiries)
@@ -210,6 +189,40 @@ class MemoryStore:
         timer, self._timer = self._timer, None
         if timer is not None and timer.loop is asyncio.get_running_loop():  # that of another is over
             timer.handle.cancel()
+
+
+class MemoryCopy:
+    """A log that the store keeps. There is nothing to wait for: the log itself is what others find."""
+
+    __slots__ = ("_store", "expires", "key", "log")
+
+    def __init__(self, key: StreamKey, log: Log, store: MemoryStore) -> None:
+        self.key = key
+        self.log = log
+        self.expires: float | None = None
+        """When a sealed log is forgotten, in seconds of the monotonic clock; None while it is live."""
+        self._store = store
+
+    @property
+    def size(self) -> int:
+        return self.log.end - self.log.start + _LOG_SIZE
+
+    @property
+    def followed_elsewhere(self) -> bool:
+        return False
+
+    async def claimed(self) -> None:
+        return
+
+    def overflow(self) -> None:
+        self._store.overflow(self)
+
+    def finish(self, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None) -> None:
+        self.log.seal(outcome, detail)
+        self._store.finished(self)
+
+    async def delivered(self) -> None:
+        self._store.delivered(self)
 
 
 def _past(moment: float | None, now: float) -> bool:

@@ -22,7 +22,7 @@ from ..request.position import Position, PositionError, read_position
 from ..request.receiver import BodyTooLargeError, Receiver
 from .follower import STREAM_ID_HEADER, Follower, Followers, is_shutdown
 from .log import Headers, without_credentials
-from .store import Found, Slot, Store
+from .store import Found, Store, StreamKey
 
 logger = logging.getLogger(__name__)
 
@@ -67,15 +67,21 @@ def replayed_headers(headers: Headers, stream_id: str) -> list[tuple[bytes, byte
 
 
 class Resume:
-    """One request to a resume route. `slot` is None for a request that has no owner or no key."""
+    """One request to a resume route. `stream_key` is None for a request that has no owner or no key."""
 
     def __init__(
-        self, scope: Scope, client: Receiver, *, store: Store, slot: Slot | None, unavailable_status: int
+        self,
+        scope: Scope,
+        client: Receiver,
+        *,
+        store: Store,
+        stream_key: StreamKey | None,
+        unavailable_status: int,
     ) -> None:
         self._scope = scope
         self._client = client
         self._store = store
-        self._slot = slot
+        self._stream_key = stream_key
         self._unavailable_status = unavailable_status
 
     async def serve(self, send: Send, among: Followers) -> None:
@@ -83,7 +89,7 @@ class Resume:
         if isinstance(answer, Response):
             await answer(self._scope, self._client.receive, send)
             return
-        found, position, slot = answer
+        found, position, stream_key = answer
         start: Message = {
             "type": "http.response.start",
             "status": found.head.status,
@@ -94,19 +100,19 @@ class Resume:
             await send({"type": "http.response.body"})
             return
         try:
-            await self._follow(found, position, slot, start, send, among)
+            await self._follow(found, position, stream_key, start, send, among)
         except asyncio.CancelledError as error:
             if not is_shutdown(error):
                 raise
         finally:
             self._client.close()
 
-    async def _find(self) -> tuple[Found, Position, Slot] | Response:
+    async def _find(self) -> tuple[Found, Position, StreamKey] | Response:
         try:
             position = read_position(Request(self._scope))
-            if self._slot is None:
+            if self._stream_key is None:
                 return nothing()
-            found = await self._store.find(self._slot, position.stream_id)
+            found = await self._store.find(self._stream_key, position.stream_id)
         except PositionError as error:
             return _refused(400, str(error))
         except StoreUnavailableError:
@@ -115,20 +121,26 @@ class Resume:
             logger.debug("there is nothing to resume at %r", self._scope["path"])
             return nothing()
         if found.outcome is None or position.offset < found.end:
-            return found, position, self._slot
+            return found, position, self._stream_key
         if position.offset > found.end and found.outcome is not Outcome.LOST:  # its client may have seen more
             message = f"offset {position.offset} is beyond the end of the stream, which is at {found.end}"
             return _refused(400, message)
         if position.offset > 0 or found.outcome is Outcome.DONE:
             logger.debug("stream %s: there is nothing more of it to resume: %s", found.id, found.outcome)
             return nothing(found.outcome)
-        return found, position, self._slot
+        return found, position, self._stream_key
 
     async def _follow(
-        self, found: Found, position: Position, slot: Slot, start: Message, send: Send, among: Followers
+        self,
+        found: Found,
+        position: Position,
+        stream_key: StreamKey,
+        start: Message,
+        send: Send,
+        among: Followers,
     ) -> None:
         log = found.log
-        route = slot.route
+        route = stream_key.route
         with Follower(
             log,
             0,
@@ -150,8 +162,8 @@ class Resume:
             if log.outcome is not Outcome.DONE:
                 await follower.end()
                 return
-            if self._client.attended and may_read(Request(self._scope).headers, slot.route.origins):
-                await self._store.delivered(slot, log)
+            if self._client.attended and may_read(Request(self._scope).headers, stream_key.route.origins):
+                await found.delivered()
             await follower.finish()
 
 
@@ -191,7 +203,7 @@ class _StopBodyError(ValueError):
 
 
 async def stop(
-    scope: Scope, client: Receiver, *, store: Store, slot: Slot | None, origins: Collection[str]
+    scope: Scope, client: Receiver, *, store: Store, stream_key: StreamKey | None, origins: Collection[str]
 ) -> Response:
     """Answer a stop request: `{"success": true, "stopped": …}`.
 
@@ -205,13 +217,13 @@ async def stop(
             " this host, or add that page's origin to `origins` of the ResumableRoute",
             success=False,
         )
-    if slot is None:
+    if stream_key is None:
         return _stopped(False)
     try:
         stream_id = _active_stream_id(await Request(scope, client.peek).body())
         if stream_id is not None and not _STREAM_ID.fullmatch(stream_id):
             return _stopped(False)  # the id of no stream
-        stopped = await store.stop(slot, stream_id)
+        stopped = await store.stop(stream_key, stream_id)
     except (BodyTooLargeError, ClientDisconnect):
         return _refused(413, "the request body is too large or incomplete", success=False)
     except _StopBodyError as error:

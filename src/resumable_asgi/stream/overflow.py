@@ -9,7 +9,7 @@ from ..outcome import Outcome
 from .follower import Follower
 from .log import Log
 from .runs import Signal
-from .store import Store
+from .store import Copy
 
 logger = logging.getLogger(__name__)
 
@@ -21,19 +21,19 @@ whether there are any."""
 class Overflow:
     """Made when the log has outgrown its limit."""
 
-    __slots__ = ("_alone", "_changed", "_log", "_loop", "_max_bytes", "_store")
+    __slots__ = ("_alone", "_changed", "_copy", "_log", "_loop", "_max_bytes")
 
-    def __init__(self, log: Log, max_bytes: int, *, store: Store, changed: Signal) -> None:
+    def __init__(self, log: Log, copy: Copy, max_bytes: int, *, changed: Signal) -> None:
         """`changed` is notified whenever a reader got on or the log was closed."""
         self._log = log
+        self._copy = copy
         self._max_bytes = max_bytes
-        self._store = store
         self._changed = changed
         self._alone = False
         """Whether nobody followed at the last look."""
         self._loop = asyncio.get_running_loop()
         logger.warning("%s is longer than max_bytes=%d: it cannot be resumed any more", str(log), max_bytes)
-        store.overflow(log)
+        copy.overflow()
         log.progressed = changed.notify
         self._loop.call_later(_PATIENCE, self._look)
 
@@ -57,9 +57,9 @@ class Overflow:
         if log.closed:
             return
         here = any(isinstance(reader, Follower) for reader in log.readers)
-        alone = not here and not self._store.followed_elsewhere(log)
+        alone = not here and not self._copy.followed_elsewhere
         if alone and self._alone:
-            self._store.finish(log, Outcome.INTERRUPTED, "nobody follows it, and nobody can resume it")
+            self._copy.finish(Outcome.INTERRUPTED, "nobody follows it, and nobody can resume it")
             return
         self._alone = alone
         self._loop.call_later(_PATIENCE, self._look)

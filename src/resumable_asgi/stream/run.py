@@ -25,7 +25,7 @@ from .log import Head, Log, new_stream_id, without_credentials
 from .overflow import Overflow
 from .recording import Recording, adopt_values, forget_frames
 from .runs import STOP_GRACE, Runs, Signal
-from .store import Slot, Store
+from .store import Copy, Store, StreamKey
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Run:
         "_changed",
         "_client",
         "_complete",
+        "_copy",
         "_decided",
         "_follower",
         "_grace",
@@ -60,11 +61,11 @@ class Run:
         "_rewriter",
         "_scope",
         "_send_to_client",
-        "_slot",
         "_start",
         "_stopping",
         "_store",
         "_stream_id",
+        "_stream_key",
         "_task",
         "_trailers",
         "_waiting",
@@ -75,17 +76,18 @@ class Run:
     )
 
     def __init__(
-        self, app: ASGIApp, scope: Scope, client: Receiver, *, store: Store, slot: Slot, key: str
+        self, app: ASGIApp, scope: Scope, client: Receiver, *, store: Store, stream_key: StreamKey, key: str
     ) -> None:
         self.log: Log | None = None
+        self._copy: Copy | None = None
         self.passed: Message | None = None
         """The start of a response that is no stream to record."""
         self._app = app
         self._scope = scope
         self._client = client
         self._store = store
-        self._slot = slot
-        self._max_bytes = slot.route.max_bytes
+        self._stream_key = stream_key
+        self._max_bytes = stream_key.route.max_bytes
         self._key = key
         self._recording = Recording()
         self._changed = Signal()
@@ -157,7 +159,7 @@ class Run:
         assert log is not None
         start = {**self._start, "headers": [*self._start.get("headers", ()), _id_header(log)]}
         sized = any(name.lower() == b"content-length" for name, _ in log.head.headers)
-        route = self._slot.route
+        route = self._stream_key.route
         with Follower(
             log,
             0,
@@ -168,7 +170,8 @@ class Run:
             among=among,
         ) as follower:
             self._follower = follower
-            await self._store.claimed(log)
+            assert self._copy is not None
+            await self._copy.claimed()
             if not (await follower.send(start) and await follower.follow()):
                 return False
             if log.outcome is Outcome.ERROR:
@@ -177,7 +180,7 @@ class Run:
                 await follower.end()
                 return False
             if self._client.attended:
-                await self._store.delivered(self._slot, log)
+                await self._copy.delivered()
             await follower.finish()
             if self._start.get("trailers"):
                 await self._send_trailers(follower)
@@ -198,8 +201,8 @@ class Run:
 
     def interrupt(self) -> None:
         """The worker shuts down."""
-        if self.log is not None and not self._complete and not self._stopping:
-            self._store.finish(self.log, Outcome.INTERRUPTED, "shutdown")
+        if self._copy is not None and not self._complete and not self._stopping:
+            self._copy.finish(Outcome.INTERRUPTED, "shutdown")
 
     async def _execute(self) -> None:
         recording.note_bodies()
@@ -224,14 +227,14 @@ class Run:
 
     def _finish(self, outcome: Outcome, detail: str = "") -> None:
         """The app has ended its response, or itself; only the first ending counts."""
-        if self.log is None or self._complete:
+        if self.log is None or self._copy is None or self._complete:
             return
         self._complete = True
         if self._rewriter is not None and not self.log.closed:
             held = self._rewriter.flush()
             if held:
                 self.log.append(held)
-        self._store.finish(self.log, outcome, detail, self._delivered)
+        self._copy.finish(outcome, detail, self._delivered)
         self._changed.notify()
 
     def _delivered(self) -> bool:
@@ -315,7 +318,8 @@ class Run:
             log.append(body)
         if log.end - log.start > self._max_bytes:
             if self._overflow is None:
-                self._overflow = Overflow(log, self._max_bytes, store=self._store, changed=self._changed)
+                assert self._copy is not None
+                self._overflow = Overflow(log, self._copy, self._max_bytes, changed=self._changed)
             if message.get("more_body", False):
                 await self._overflow.make_room(self._follower)
         if not message.get("more_body", False):
@@ -372,7 +376,7 @@ class Run:
     def _record(self, start: Message) -> None:
         headers = without_credentials(start.get("headers", ()))
         head = Head(
-            worker=self._store.worker(self._slot),
+            worker=self._store.worker(self._stream_key),
             created=time.time_ns() // 1_000_000,
             status=start["status"],
             headers=headers,
@@ -389,7 +393,7 @@ class Run:
         log.on_seal = self._sealed
         self._recording.active = True
         self._yielded = time.monotonic()
-        self._store.claim(self._slot, log)
+        self._copy = self._store.claim(self._stream_key, log)
         logger.debug("stream %s: started, key %r", log.id, self._key)
         self._decide(recorded=True)
 

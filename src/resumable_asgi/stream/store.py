@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,108 +12,119 @@ from .log import Head, Log
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """The place of one owner's key on one route: at most one log is the resumable one there.
+class StreamKey:
+    """One owner's key on one route, to which at most one log is the resumable one.
 
-    `name` is a digest of the three, so that it tells nothing and another owner's is never hit.
+    `name` is a digest of the three: it tells nothing, and two owners never share one.
     """
 
     name: str
     route: ResumableRoute
 
 
+class Copy(Protocol):
+    """The copy of one live log in a store, which follows the log by itself. None of this raises."""
+
+    async def claimed(self) -> None:
+        """Return once others can find the log, or when the store does not answer within its bound.
+
+        In the latter case the store goes on trying by itself.
+        """
+        ...
+
+    def overflow(self) -> None:
+        """The log has outgrown its limit: its followers go on, and nobody finds it any more."""
+        ...
+
+    @property
+    def followed_elsewhere(self) -> bool:
+        """Whether somebody follows the log in another process, as far as is known."""
+        ...
+
+    def finish(self, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None) -> None:
+        """Close the log and ask for its seal. A seal that somebody else wrote before wins.
+
+        The log's outcome is set when the seal is written, or when the store does not answer. A second call
+        is a no-op. `delivered` is asked when the seal is written: if it says that a client was handed all
+        bytes of a log that is done, `delivered()` has nothing left to do.
+        """
+        ...
+
+    async def delivered(self) -> None:
+        """A client got all of the log, which is done: it is no longer resumable. No-op if it was not."""
+        ...
+
+
 class Found:
     """A log that can be followed. `end` and `outcome` are what is known of it at this moment."""
 
-    __slots__ = ("_log", "end", "head", "id", "outcome")
+    __slots__ = ("_log", "delivered", "end", "head", "id", "outcome")
 
     def __init__(
-        self, stream_id: str, head: Head, end: int, outcome: Outcome | None, log: Log | Callable[[], Log]
+        self,
+        stream_id: str,
+        head: Head,
+        end: int,
+        outcome: Outcome | None,
+        log: Log | Callable[[], Log],
+        delivered: Callable[[], Awaitable[None]],
     ) -> None:
         self.id = stream_id
         self.head = head
         self.end = end
         self.outcome = outcome
+        self.delivered = delivered
+        """`await found.delivered()` is for a follower what `Copy.delivered` is for the run."""
         self._log = log
 
     @classmethod
-    def here(cls, log: Log) -> Found:
+    def here(cls, log: Log, delivered: Callable[[], Awaitable[None]]) -> Found:
         """A log that this process writes."""
-        return cls(log.id, log.head, log.end, log.outcome, log)
+        return cls(log.id, log.head, log.end, log.outcome, log, delivered)
 
     @property
     def log(self) -> Log:
-        """The log itself. One of another process is read from when it is first asked for here, while it has
-        readers: its bytes may still be on their way."""
+        """The log itself. A log of another process is read from the first time that it is asked for here,
+        and as long as it has readers."""
         if not isinstance(self._log, Log):
             self._log = self._log()
         return self._log
 
 
 class Store(Protocol):
-    """What middleware and runs ask of a store. None of it raises but where that is said."""
+    """What middleware, runs and endpoints ask of a store. Nothing raises unless its docstring says so."""
 
-    def worker(self, slot: Slot) -> str:
-        """The id of this process, unique among all that share the store, for logs in `slot`."""
+    def worker(self, key: StreamKey) -> str:
+        """The id of this process for logs of `key`, unique among all processes that share the store."""
         ...
 
-    def claim(self, slot: Slot, log: Log) -> None:
-        """Make `log` the resumable one of `slot`; from now on its bytes are kept as they come."""
+    def claim(self, key: StreamKey, log: Log) -> Copy:
+        """Make `log` the resumable one of `key`. From now on its copy follows what is appended."""
         ...
 
-    async def claimed(self, log: Log) -> None:
-        """Return once others can find the log, or when the store cannot be asked within its bound.
-
-        In the latter case the store goes on trying by itself.
-        """
-        ...
-
-    def overflow(self, log: Log) -> None:
-        """The log has outgrown its limit: those attached go on, nobody finds it any more."""
-        ...
-
-    def followed_elsewhere(self, log: Log) -> bool:
-        """Whether somebody follows it in another process, as far as is known."""
-        ...
-
-    def finish(
-        self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
-    ) -> None:
-        """Close a claimed log and ask for its seal. A seal that somebody else wrote before wins.
-
-        The log's outcome is set when it is settled, or when the store cannot be asked. A second call
-        for the same log is a no-op. If `delivered`, asked when the seal is written, says that a client was
-        handed all bytes of a log that is done, the store need not be told so again: it may save a trip.
-        """
-        ...
-
-    async def delivered(self, slot: Slot, log: Log) -> None:
-        """A client got all of a log that is done: it is no longer resumable. No-op if it was not."""
-        ...
-
-    async def find(self, slot: Slot, stream_id: str | None = None) -> Found | None:
-        """The resumable log of `slot`, or the one of that id there; None if there is none.
+    async def find(self, key: StreamKey, stream_id: str | None = None) -> Found | None:
+        """The resumable log of `key`, or the log with that id and that key; None if there is none.
 
         Raises `StoreUnavailableError`.
         """
         ...
 
-    async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
-        """Seal the running log of `slot` as stopped: the resumable one, or the one of that id, which may have
-        been replaced or have outgrown its limit. False if there is none, or it has ended.
+    async def stop(self, key: StreamKey, stream_id: str | None = None) -> bool:
+        """Seal the running log of `key` as stopped: the resumable one, or the one with that id, which may
+        have been replaced or have outgrown its limit. False if there is none, or it has ended.
 
         Raises `StoreUnavailableError`.
         """
         ...
 
     async def start(self) -> None:
-        """Get ready, if there is something to get ready, so that the first request need not."""
+        """Connect in advance, so that the first request need not wait."""
         ...
 
     async def flush(self, timeout: float) -> None:
-        """Wait at most `timeout` seconds until all that was asked for is written."""
+        """Wait at most `timeout` seconds until everything is written."""
         ...
 
     async def aclose(self) -> None:
-        """Let go of connections and tasks. Logs that are still live are left as they are."""
+        """Close connections and end tasks. Logs that are still live are left as they are."""
         ...

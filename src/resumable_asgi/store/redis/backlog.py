@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .copy import Record
+from .copy import RedisCopy
 
 _MOST_BYTES = 64 * 1024 * 1024
 _MOST_DELIVERED = 4 * 1024 * 1024
@@ -17,39 +17,39 @@ class Backlog:
         self._waiting = _Queue(_MOST_BYTES)
         self._delivered = _Queue(_MOST_DELIVERED)
 
-    def add(self, record: Record, *, delivered: bool) -> None:
+    def add(self, copy: RedisCopy, *, delivered: bool) -> None:
         queue = self._delivered if delivered else self._waiting
-        if record in queue.sizes:
+        if copy in queue.sizes:
             return
-        self.discard(record)
-        for oldest in queue.add(record):
+        self.discard(copy)
+        for oldest in queue.add(copy):
             if not delivered:
                 limit = _MOST_BYTES >> 20
                 oldest.warn(f"it has ended, Redis is away, and more than {limit} MiB wait for it")
-            oldest.keeper.release(oldest)
+            oldest.writer.release(oldest)
 
-    def discard(self, record: Record) -> None:
-        self._waiting.discard(record)
-        self._delivered.discard(record)
+    def discard(self, copy: RedisCopy) -> None:
+        self._waiting.discard(copy)
+        self._delivered.discard(copy)
 
 
 class _Queue:
     def __init__(self, limit: int) -> None:
-        self.sizes: dict[Record, int] = {}
+        self.sizes: dict[RedisCopy, int] = {}
         """Oldest first."""
         self._limit = limit
         self._bytes = 0
 
-    def add(self, record: Record) -> list[Record]:
+    def add(self, copy: RedisCopy) -> list[RedisCopy]:
         """Those that have to go for it."""
-        self.sizes[record] = size = record.log.end - record.log.start
+        self.sizes[copy] = size = copy.log.end - copy.log.start
         self._bytes += size
-        removed: list[Record] = []
+        removed: list[RedisCopy] = []
         while self._bytes > self._limit:
             oldest = next(iter(self.sizes))
             self.discard(oldest)
             removed.append(oldest)
         return removed
 
-    def discard(self, record: Record) -> None:
-        self._bytes -= self.sizes.pop(record, 0)
+    def discard(self, copy: RedisCopy) -> None:
+        self._bytes -= self.sizes.pop(copy, 0)

@@ -19,16 +19,14 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 
 from ...errors import StoreUnavailableError
-from ...outcome import Outcome
 from ...settings import Settings
 from ...stream.log import Log, new_stream_id
-from ...stream.store import Found, Slot
+from ...stream.store import Found, StreamKey
 from .backlog import Backlog
 from .commands import Commands
-from .copy import Record
+from .copy import RedisCopy
 from .resp import Reply, is_elsewhere
 from .store import ElsewhereError, RedisStore
-from .tailer import Tailer
 from .topology import Address, Topology
 
 logger = logging.getLogger(__name__)
@@ -51,37 +49,17 @@ class ClusterStore:
         self._by_primary: dict[Address | None, Shard] = {}
         topology.changed = self._changed
 
-    def worker(self, slot: Slot) -> str:
-        return self._shard_of(slot).worker(slot)
+    def worker(self, key: StreamKey) -> str:
+        return self.shard_of(key).worker(key)
 
-    def claim(self, slot: Slot, log: Log) -> None:
-        self._shard_of(slot).claim(slot, log)
+    def claim(self, key: StreamKey, log: Log) -> RedisCopy:
+        return self.shard_of(key).claim(key, log)
 
-    async def claimed(self, log: Log) -> None:
-        await self._home(log).claimed(log)
+    async def find(self, key: StreamKey, stream_id: str | None = None) -> Found | None:
+        return await self._ask(key, lambda shard: shard.find(key, stream_id))
 
-    def overflow(self, log: Log) -> None:
-        self._home(log).overflow(log)
-
-    def followed_elsewhere(self, log: Log) -> bool:
-        return self._home(log).followed_elsewhere(log)
-
-    def finish(
-        self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
-    ) -> None:
-        self._home(log).finish(log, outcome, detail, delivered)
-
-    async def delivered(self, slot: Slot, log: Log) -> None:
-        home = self._home(log)
-        if log.id not in home.writer.records:
-            home = self._shard_of(slot)
-        await home.delivered(slot, log)
-
-    async def find(self, slot: Slot, stream_id: str | None = None) -> Found | None:
-        return await self._ask(slot, lambda shard: shard.find(slot, stream_id))
-
-    async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
-        return await self._ask(slot, lambda shard: shard.stop(slot, stream_id))
+    async def stop(self, key: StreamKey, stream_id: str | None = None) -> bool:
+        return await self._ask(key, lambda shard: shard.stop(key, stream_id))
 
     async def start(self) -> None:
         """Connect to all primaries, so that the first stream does not wait for it."""
@@ -109,8 +87,8 @@ class ClusterStore:
         """The shard of a key."""
         return self._shard(self.topology.primary(key_slot(key)))
 
-    def _shard_of(self, slot: Slot) -> Shard:
-        return self.at(self._commands.log_keys(slot.name, "").pointer)
+    def shard_of(self, key: StreamKey) -> Shard:
+        return self.at(self._commands.log_keys(key.name, "").pointer)
 
     def _shard(self, address: Address | None) -> Shard:
         """The shard of a primary. If the primary is not known, any: its streams move once it is known."""
@@ -139,34 +117,27 @@ class ClusterStore:
             if address in (None, self.topology.primary(anchor)):
                 return Shard(self, self._settings, worker, anchor)
 
-    def record(self, stream_id: str) -> Record | None:
+    def copy(self, stream_id: str) -> RedisCopy | None:
         """That of a live log of this process, with whichever shard it is."""
         for shard in self._shards:
-            if record := shard.writer.records.get(stream_id):
-                return record
+            if copy := shard.writer.copies.get(stream_id):
+                return copy
         return None
 
-    def newest(self, slot: Slot) -> Record | None:
-        """The latest one of a slot."""
-        records = [record for shard in self._shards if (record := shard.writer.newest(slot))]
-        return max(records, key=lambda record: record.log.id, default=None)
+    def newest(self, key: StreamKey) -> RedisCopy | None:
+        """The latest one of a key."""
+        copies = [copy for shard in self._shards if (copy := shard.writer.newest(key))]
+        return max(copies, key=lambda copy: copy.log.id, default=None)
 
-    def _home(self, log: Log) -> Shard:
-        """The shard that writes a log; any, if none does any more."""
-        for shard in self._shards:
-            if log.id in shard.writer.records:
-                return shard
-        return self._shard(None)
-
-    async def _ask(self, slot: Slot, ask: Callable[[Shard], Awaitable[_T]]) -> _T:
-        """Ask again while the nodes do not agree where the slot is. Raises `StoreUnavailableError`."""
+    async def _ask(self, key: StreamKey, ask: Callable[[Shard], Awaitable[_T]]) -> _T:
+        """Ask again while the nodes do not agree where the key is. Raises `StoreUnavailableError`."""
         if not self.topology.known:
             await self._know()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.redis_timeout
         while True:
             try:
-                return await ask(self._shard_of(slot))
+                return await ask(self.shard_of(key))
             except ElsewhereError:
                 if loop.time() >= deadline:
                     raise
@@ -217,20 +188,20 @@ class Shard(RedisStore):
     async def moved(self) -> None:
         await self._refresh()
 
-    def tailer_of(self, slot: Slot) -> Tailer:
-        return self._cluster.at(self._commands.log_keys(slot.name, "").pointer).tailer
+    def home_of(self, key: StreamKey) -> Shard:
+        return self._cluster.shard_of(key)
 
-    def record(self, stream_id: str) -> Record | None:
-        return self._cluster.record(stream_id)
+    def copy(self, stream_id: str) -> RedisCopy | None:
+        return self._cluster.copy(stream_id)
 
-    def newest(self, slot: Slot) -> Record | None:
-        return self._cluster.newest(slot)
+    def newest(self, key: StreamKey) -> RedisCopy | None:
+        return self._cluster.newest(key)
 
-    def _record_moved(self, record: Record) -> bool:
-        other = self._cluster.at(record.keys.log)
+    def _copy_moved(self, copy: RedisCopy) -> bool:
+        other = self._cluster.at(copy.keys.log)
         if other is self:
             return False
-        self.writer.hand_over(record, other.writer)
+        self.writer.hand_over(copy, other.writer)
         return True
 
     def _of(self, worker: str) -> Shard:

@@ -33,9 +33,9 @@ class Commands:
         )
         self._publish_head = b"*3\r\n$%d\r\n%b" % (len(self._publish), self._publish)
 
-    def log_keys(self, slot: str, stream_id: str) -> LogKeys:
-        """`slot` is a `Slot.name`."""
-        return LogKeys(self._keys.pointer(slot), self._keys.log(slot, stream_id), stream_id.encode())
+    def log_keys(self, name: str, stream_id: str) -> LogKeys:
+        """`name` is that of a `StreamKey`."""
+        return LogKeys(self._keys.pointer(name), self._keys.log(name, stream_id), stream_id.encode())
 
     # -- logs
 
@@ -105,9 +105,9 @@ class Commands:
         flag = b"1" if hide else b"0"
         return CLEAR.pack([keys.pointer, keys.log], keys.id, _ms(after), flag, _ms(retention))
 
-    def find(self, slot: str, stream_id: str) -> bytes:
-        """Look up the resumable log of a slot, or the one of that id there unless it is empty."""
-        return FIND.pack([self._keys.pointer(slot)], self._keys.log(slot, ""), stream_id.encode())
+    def find(self, name: str, stream_id: str) -> bytes:
+        """Look up the resumable log of a stream key, or the one of that id there unless it is empty."""
+        return FIND.pack([self._keys.pointer(name)], self._keys.log(name, ""), stream_id.encode())
 
     def read(self, key: bytes, after: int, until: int) -> bytes:
         """The entries that end after one offset and up to another."""

@@ -1,8 +1,8 @@
-"""One live log and its copy in Redis: what is known of the copy, what it needs next, what the answers mean.
+"""One live log's copy in Redis: how far it is, what it needs next, and what the answers mean.
 
-The copy is either in step, and then an append says what to add, or not, and then the claim script makes it
-or tells how far it is. Every trouble, whatever it was, ends in "not in step": a reply lost after the append,
-a Redis that comes back empty or as a stale replica, a seal that somebody else wrote. This module does no I/O.
+A copy is synced, and then an append says what to add; or it is not, and then the claim script makes it or
+tells how far it is. Whatever goes wrong, a copy is stale afterwards: a reply that is lost after the append, a
+Redis that comes back empty or as a stale replica, a seal that somebody else wrote. This module does no I/O.
 """
 
 from __future__ import annotations
@@ -10,230 +10,349 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
 from functools import partial
 from typing import Protocol
 
 from ...outcome import Outcome
+from ...states import after
 from ...stream.log import Log
-from ...stream.store import Slot
-from . import refusals
-from .commands import Commands, LogKeys
-from .connection import RedisRefusedError
+from ...stream.store import StreamKey
+from .answers import ClaimAnswer, Seal, SealAnswer, note_untold, refused
+from .batch import Batch
+from .commands import Commands
 from .resp import Reply, ReplyError
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_ENTRY = 16 * 1024
 _MOST_ENTRIES = 8
-"""On one trip, for one log."""
-_FIRST_CLAIM, _CLAIM, _APPEND, _SEAL, _CLEAR, _BURIAL = 1, 2, 4, 8, 16, 32
+"""In one batch, for one log."""
 
 
-class Keeper(Protocol):
-    """The writer that a record is with."""
+class CopyState(Enum):
+    """What is known of a copy."""
+
+    NEW = auto()
+    """No claim was sent: nobody else can know of the log."""
+    CLAIMING = auto()
+    SYNCED = auto()
+    """Redis holds the log up to `offset`, and takes appends."""
+    STALE = auto()
+    """It must be claimed again before anything is appended."""
+    GIVEN_UP = auto()
+    """It cannot be completed, and is only to be sealed."""
+    SEALED = auto()
+    """By whomever. The pointer may still have to be cleared."""
+
+
+class CopyEvent(Enum):
+    """What happens to a copy."""
+
+    CLAIM = auto()
+    """A claim is sent."""
+    CLAIMED = auto()
+    """A claim is answered: `offset` is known."""
+    REFUSED = auto()
+    """Nothing of the claim has happened."""
+    INVALIDATE = auto()
+    """The copy may not be what it was taken for."""
+    LOSE = auto()
+    """What was sent may or may not have happened, and no answer will come."""
+    GIVE_UP = auto()
+    SEAL = auto()
+    """Redis says that the copy is sealed."""
+
+
+_NEW, _CLAIMING, _SYNCED, _STALE, _GIVEN_UP, _SEALED = CopyState
+
+COPY = {
+    (_NEW, CopyEvent.CLAIM): _CLAIMING,
+    (_NEW, CopyEvent.INVALIDATE): _NEW,
+    (_NEW, CopyEvent.LOSE): _NEW,
+    (_NEW, CopyEvent.GIVE_UP): _GIVEN_UP,
+    (
+        _NEW,
+        CopyEvent.SEAL,
+    ): _SEALED,  # it was released before Redis took a claim
+    (_CLAIMING, CopyEvent.CLAIMED): _SYNCED,
+    (_CLAIMING, CopyEvent.REFUSED): _NEW,
+    (_CLAIMING, CopyEvent.INVALIDATE): _CLAIMING,  # the answer will tell
+    (_CLAIMING, CopyEvent.LOSE): _STALE,
+    (_CLAIMING, CopyEvent.GIVE_UP): _GIVEN_UP,
+    (_CLAIMING, CopyEvent.SEAL): _SEALED,
+    (_SYNCED, CopyEvent.INVALIDATE): _STALE,
+    (_SYNCED, CopyEvent.LOSE): _STALE,
+    (_SYNCED, CopyEvent.GIVE_UP): _GIVEN_UP,
+    (_SYNCED, CopyEvent.SEAL): _SEALED,
+    (_STALE, CopyEvent.CLAIM): _CLAIMING,
+    (_STALE, CopyEvent.INVALIDATE): _STALE,
+    (_STALE, CopyEvent.LOSE): _STALE,
+    (_STALE, CopyEvent.GIVE_UP): _GIVEN_UP,
+    (_STALE, CopyEvent.SEAL): _SEALED,
+    (_GIVEN_UP, CopyEvent.CLAIMED): _GIVEN_UP,  # the claim was sent before
+    (_GIVEN_UP, CopyEvent.REFUSED): _GIVEN_UP,
+    (_GIVEN_UP, CopyEvent.INVALIDATE): _GIVEN_UP,
+    (_GIVEN_UP, CopyEvent.LOSE): _GIVEN_UP,
+    (_GIVEN_UP, CopyEvent.GIVE_UP): _GIVEN_UP,
+    (_GIVEN_UP, CopyEvent.SEAL): _SEALED,
+    (_SEALED, CopyEvent.INVALIDATE): _SEALED,
+    (_SEALED, CopyEvent.LOSE): _SEALED,
+}
+
+Clear = Callable[[StreamKey, str], Awaitable[None]]
+"""Has Redis clear the pointer to a log of which the copy is settled, because a client got all of it."""
+
+
+class CopyWriter(Protocol):
+    """The writer that a copy is with."""
 
     lease: float
+    clear: Clear
 
-    def newest(self, slot: Slot) -> Record | None: ...
+    def newest(self, key: StreamKey) -> RedisCopy | None: ...
 
-    def replaced(self, record: Record) -> None:
+    def replaced(self, copy: RedisCopy) -> None:
         """A newer stream of its key has the pointer, or had it last."""
         ...
 
-    def release(self, record: Record) -> None:
-        """Let go of the bytes of a log that has ended."""
+    def release(self, copy: RedisCopy) -> None:
+        """Release the bytes of a log that has ended."""
         ...
 
-    def consider(self, record: Record) -> None:
+    def schedule(self, copy: RedisCopy) -> None:
         """Called on every append while somebody follows elsewhere."""
         ...
 
-    def finish(self, log: Log, outcome: Outcome) -> None: ...
+    async def claimed(self, copy: RedisCopy) -> None: ...
+
+    def overflow(self, copy: RedisCopy) -> None: ...
+
+    def finish(self, copy: RedisCopy) -> None:
+        """Called once, when the copy has a seal to be written."""
+        ...
+
+    def delivered(self, copy: RedisCopy) -> None:
+        """A client got all of a log that is not yet sealed, or not yet cleared, in Redis."""
+        ...
 
 
-class Record:
-    """What the writer knows of one log. As a reader of the log it keeps the bytes not yet copied."""
+class RedisCopy:
+    """The copy of one live log. As a reader of the log it keeps the bytes that are not yet in Redis."""
 
     __slots__ = (
+        "_batch",
         "_commands",
-        "_delivered",
-        "_fresh",
-        "_sent",
-        "_sent_ends",
         "_watch",
-        "abandoned",
-        "claimed",
         "clear_after",
-        "delivered",
         "ended_at",
+        "findable",
         "followed",
-        "in_step",
-        "keeper",
+        "key",
         "keys",
         "log",
         "offset",
         "overflowing",
         "queued",
-        "released",
         "renew_at",
         "seal",
-        "sealed",
         "settled",
-        "slot",
+        "state",
         "timer",
+        "was_delivered",
+        "writer",
     )
 
-    def __init__(self, slot: Slot, log: Log, commands: Commands, keeper: Keeper) -> None:
+    def __init__(self, key: StreamKey, log: Log, commands: Commands, writer: CopyWriter) -> None:
         loop = asyncio.get_running_loop()
-        self.slot = slot
+        self.key = key
         self.log = log
-        self.keeper = keeper
-        self.keys = commands.log_keys(slot.name, log.id)
+        self.writer = writer
+        self.keys = commands.log_keys(key.name, log.id)
+        self.state = CopyState.NEW
         self.offset = 0
         """Bytes of the log that Redis is known to hold."""
-        self.in_step = False
         self.followed = False
-        """Whether somebody follows from another process; if so the keeper is told of every append."""
+        """Whether somebody follows from another process; if so the writer is told of every append."""
         self.queued = False
-        """Whether it waits for the next trip."""
+        """Whether it waits for the next batch."""
         self.overflowing = False
-        self.abandoned = False
-        """Whether the copy can no longer be completed, and is only to be sealed."""
-        self.released = False
-        """Whether the bytes are no longer here; the copy is then sealed as what it is."""
-        self.seal: tuple[Outcome, str] | None = None
+        self.seal: Seal | None = None
         """The seal that the run asks for."""
-        self.delivered: Callable[[], bool] | None = None
+        self.was_delivered: Callable[[], bool] | None = None
         """Tells whether a client was handed all of the log, when the seal is written."""
-        self.sealed = False
-        """Whether the copy is sealed, by whomever."""
         self.ended_at = 0.0
         self.clear_after: float | None = None
         """Seconds for which a delivered log may still be found; None while it is not delivered."""
         self.renew_at = 0.0
-        self.claimed: asyncio.Future[None] = loop.create_future()
+        self.findable: asyncio.Future[None] = loop.create_future()
+        """Done when others can find the log, or when that cannot be waited for."""
         self.settled: asyncio.Future[None] = loop.create_future()
         """Done when there is nothing more to do for the copy."""
         self.timer: asyncio.TimerHandle | None = None
         """Ends the log here, should Redis not answer the seal in time."""
         self._commands = commands
         self._watch: Callable[[], None] | None = None
-        self._fresh = True
-        self._delivered = False
-        """Whether the seal that was sent says so."""
-        self._sent = 0
-        """What of it is on a trip: `_CLAIM` and so on."""
-        self._sent_ends: list[int] = []
-        """The offsets after the entries that were sent."""
+        self._batch: Batch | None = None
+        """The batch in flight that has commands of this copy."""
 
-    def pass_to(self, keeper: Keeper) -> None:
-        """Be with another writer from now on, which is to look at the copy before it adds anything."""
+    def __repr__(self) -> str:
+        return f"<RedisCopy of {self.log.id}, {self.state.name}, {self.offset} of {self.log.end} bytes>"
+
+    def _move(self, event: CopyEvent) -> None:
+        self.state = after(COPY, self.state, event)
+
+    # -- what the run asks for
+
+    async def claimed(self) -> None:
+        await self.writer.claimed(self)
+
+    def overflow(self) -> None:
+        self.writer.overflow(self)
+
+    @property
+    def followed_elsewhere(self) -> bool:
+        return self.followed and self.state is not _GIVEN_UP and not self.settled.done()
+
+    def finish(self, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None) -> None:
+        if self.settled.done():
+            self.log.seal(outcome, detail)
+        elif self.seal is None:
+            self.log.close()
+            self.seal = (outcome, detail)
+            self.was_delivered = delivered
+            self.writer.finish(self)
+
+    async def delivered(self) -> None:
+        if self.log.delivered:
+            return
+        if self.settled.done():
+            await self.writer.clear(self.key, self.log.id)
+        else:
+            self.writer.delivered(self)
+
+    def pass_to(self, writer: CopyWriter) -> None:
+        """Be with another writer from now on, which must claim the copy before it appends."""
         self._note_followers(False)
-        self.keeper = keeper
+        self.writer = writer
         self.queued = False
-        self.doubt()
+        self.lose()
 
     # -- what it needs
 
     @property
-    def fresh(self) -> bool:
-        """Whether nobody else can know of it: no claim was sent."""
-        return self._fresh
+    def released(self) -> bool:
+        """Whether the bytes are no longer here; the copy is then sealed as what it is."""
+        return isinstance(self.log, _ReleasedLog)
 
     @property
-    def under_way(self) -> bool:
-        """Whether it is on a trip of which the answers have not come."""
-        return self._sent != 0
+    def in_flight(self) -> bool:
+        """Whether answers to its commands are still to come."""
+        return self._batch is not None
 
     @property
     def due(self) -> bool:
         """Whether it must not wait for its appends to be gathered."""
-        if self._sent:
+        if self._batch is not None:
             return False
-        if self.sealed or self.clear_after is not None:
+        if self.state is _SEALED or self.clear_after is not None:
             return self.clear_after is not None
-        if self.abandoned or not self.in_step or self.seal is not None:
+        if self.state is not _SYNCED or self.seal is not None:
             return True
         return self.log.end - self.offset > (0 if self.followed else _LONGEST_ENTRY)
 
     @property
     def over(self) -> bool:
         """Whether there is nothing more to do for the copy."""
-        return self.sealed and self.clear_after is None and not self._sent
+        return self.state is _SEALED and self.clear_after is None and self._batch is None
 
-    def doubt(self) -> None:
-        """What was sent may or may not have happened: look at the copy before anything is added to it."""
-        self.in_step = False
-        self._sent = 0
+    def invalidate(self) -> None:
+        """The copy may not be what it was taken for: claim it before anything is appended."""
+        self._move(CopyEvent.INVALIDATE)
 
-    def write(self, commands: list[bytes]) -> int:
+    def lose(self) -> None:
+        """The connection is lost: no answer will come to what is in flight."""
+        self._move(CopyEvent.LOSE)
+        self._batch = None
+
+    def write(self, batch: Batch) -> int:
         """Add the commands that it needs next; returns the bytes of the log among them."""
-        if self.sealed:
-            commands.append(self._clear_command())
-            self._sent = _CLEAR
-            return 0
-        if self.abandoned:
-            commands.append(self._seal_command(Outcome.INTERRUPTED, "incomplete", anywhere=True))
-            self._sent = _BURIAL
-            return 0
-        if self.released and self.seal is not None:
-            commands.append(self._seal_command(*self.seal, anywhere=self.seal[0] is Outcome.STOPPED))
-            self._sent = _SEAL
-            return 0
-        if not self.in_step:
-            self.claim(commands)
-            return 0
-        self._sent_ends = []
+        before = len(batch.commands)
+        batch.then(self._landed)
+        size = 0
+        if self.state is _SEALED:
+            self._clear(batch)
+        elif self.state is _GIVEN_UP:
+            command, _ = self._seal_command(Outcome.INTERRUPTED, "incomplete", anywhere=True)
+            batch.add([command], self._given_up_sealed)
+        elif self.released and self.seal is not None:
+            self._seal(batch, self.seal, anywhere=self.seal[0] is Outcome.STOPPED)
+        elif self.state is not _SYNCED:
+            self._claim(batch)
+        else:
+            size = self._append(batch)
+        if len(batch.commands) > before:
+            self._batch = batch
+        return size
+
+    def _landed(self) -> None:
+        self._batch = None
+
+    def _append(self, batch: Batch) -> int:
+        """Add the next entries, and the seal if it is asked for and they are the last."""
+        commands: list[bytes] = []
+        ends: list[int] = []
         end = self.offset
-        while end < self.log.end and len(self._sent_ends) < _MOST_ENTRIES:
+        while end < self.log.end and len(ends) < _MOST_ENTRIES:
             data = self.log.read(end, _LONGEST_ENTRY)
             end += len(data)
-            self._append(commands, end, data)
-            self._sent_ends.append(end)
-            self._sent = _APPEND
+            commands += self._entry(end, data)
+            ends.append(end)
+        if ends:
+            batch.add(commands, partial(self._appended, ends))
         if self.seal is not None and end == self.log.end:
-            commands.append(self._seal_command(*self.seal, anywhere=False))
-            self._sent |= _SEAL
+            self._seal(batch, self.seal, anywhere=False)
         if self.clear_after is not None:
-            commands.append(self._clear_command())
-            self._sent |= _CLEAR
+            self._clear(batch)
         return end - self.offset
 
-    def claim(self, commands: list[bytes]) -> None:
-        """Add the commands that make the copy, or tell how far it is."""
-        # A live log is to be kept for `retention` after its worker's death, and is renewed halfway. Its
-        # pointer is put right once a lease, should it have been evicted; not all of them at the same moment.
-        ttl = 2 * self.slot.route.retention
-        findable, latest = not self.overflowing, self.keeper.newest(self.slot) is self
-        spread = 0.6 + int(self.log.id[-2:], 16) / 1700
-        self.renew_at = time.monotonic() + min(ttl / 2, spread * self.keeper.lease if latest else ttl)
-        head = self.log.head.to_json()
-        if self._fresh and findable:
-            commands += self._commands.first_claim(self.keys, head, ttl)
-            self._sent = _FIRST_CLAIM
-        else:
-            commands.append(self._commands.claim(self.keys, head, ttl, findable=findable, latest=latest))
-            self._sent = _CLAIM
-        self._fresh = False
-
-    def _append(self, commands: list[bytes], end: int, data: bytes) -> None:
+    def _entry(self, end: int, data: bytes) -> tuple[bytes, bytes]:
         """One entry, and its publication; while nobody is known to follow, only its end is published."""
-        if self.overflowing:
-            width = self.slot.route.max_bytes
-            worker = self.log.head.worker
-            commands.append(self._commands.append_to_window(self.keys, end, data, width, worker))
-        else:
-            commands.append(self._commands.append(self.keys, end, data))
-        commands.append(self._commands.publish(self.keys, end, data if self.followed else b""))
+        publication = self._commands.publish(self.keys, end, data if self.followed else b"")
+        if not self.overflowing:
+            return self._commands.append(self.keys, end, data), publication
+        width, worker = self.key.route.max_bytes, self.log.head.worker
+        return self._commands.append_to_window(self.keys, end, data, width, worker), publication
 
-    def _seal_command(self, outcome: Outcome, detail: str, *, anywhere: bool) -> bytes:
-        route = self.slot.route
-        self._delivered = outcome is Outcome.DONE and self.delivered is not None and self.delivered()
-        findable_for = route.replay_finished if self._delivered else None
-        if self.abandoned or self.released:  # it is the only command for the pointer, too
+    def _claim(self, batch: Batch) -> None:
+        """Add the commands that make the copy, or tell how far it is."""
+        # A live log is kept for `retention` after its worker's death, and is renewed halfway. Its pointer is
+        # put right once a lease, in case it was evicted; not all of them at the same moment.
+        ttl = 2 * self.key.route.retention
+        findable, latest = not self.overflowing, self.writer.newest(self.key) is self
+        spread = 0.6 + int(self.log.id[-2:], 16) / 1700
+        self.renew_at = time.monotonic() + min(ttl / 2, spread * self.writer.lease if latest else ttl)
+        head = self.log.head.to_json()
+        if self.state is _NEW and findable:
+            batch.add(self._commands.first_claim(self.keys, head, ttl), self._first_claim_answered)
+        else:
+            claim = self._commands.claim(self.keys, head, ttl, findable=findable, latest=latest)
+            batch.add([claim], self._claim_answered)
+        self._move(CopyEvent.CLAIM)
+
+    def _seal(self, batch: Batch, seal: Seal, *, anywhere: bool) -> None:
+        command, delivered = self._seal_command(*seal, anywhere=anywhere)
+        batch.add([command], partial(self._seal_answered, delivered))
+
+    def _seal_command(self, outcome: Outcome, detail: str, *, anywhere: bool) -> tuple[bytes, bool]:
+        """The command, and whether it says that a client was handed all of the log."""
+        route = self.key.route
+        delivered = outcome is Outcome.DONE and self.was_delivered is not None and self.was_delivered()
+        findable_for = route.replay_finished if delivered else None
+        if self.state is _GIVEN_UP or self.released:  # it is the only command for the pointer, too
             findable_for = self.clear_after
-        return self._commands.seal(
+        command = self._commands.seal(
             self.keys,
             outcome,
             detail,
@@ -241,109 +360,109 @@ class Record:
             at=None if anywhere else self.log.end,
             delivered=findable_for,
         )
+        return command, delivered
 
-    def _clear_command(self) -> bytes:
-        retention = self.slot.route.retention
-        return self._commands.clear(
-            self.keys, self.clear_after or 0, retention=retention, hide=self.overflowing
-        )
+    def _clear(self, batch: Batch) -> None:
+        after, retention = self.clear_after or 0, self.key.route.retention
+        clear = self._commands.clear(self.keys, after, retention=retention, hide=self.overflowing)
+        batch.add([clear], self._cleared)
 
-    # -- what Redis answered
-
-    def answered(self, replies: Iterator[Reply]) -> None:
-        """Take the replies to what `write` added. Raises `RedisRefusedError`."""
-        sent, self._sent = self._sent, 0
-        if sent & _FIRST_CLAIM:
-            self._first_claim_answered([next(replies) for _ in range(5)])
-        if sent & _CLAIM:
-            self._claim_answered(next(replies))
-        if sent & _APPEND:
-            for end in self._sent_ends:
-                self._appended(end, next(replies), next(replies))
-        if sent & _SEAL:
-            self._seal_answered(next(replies))
-        if sent & (_CLEAR | _BURIAL):
-            refused(next(replies))
-            self.sealed = self.sealed or sent & _BURIAL != 0
-            self.clear_after = None
+    # -- what Redis answered. All of these raise `RedisRefusedError`.
 
     def _first_claim_answered(self, replies: list[Reply]) -> None:
         done: Reply = replies.pop()
-        # Nothing of a transaction that was refused has happened.
-        self._fresh = isinstance(done, ReplyError) and str(done).startswith("EXECABORT")
+        if isinstance(done, ReplyError) and str(done).startswith("EXECABORT"):
+            self._move(CopyEvent.REFUSED)  # nothing of the transaction has happened
         replies += done if isinstance(done, list) else [done]
-        if not any(map(refused, replies)):  # else another claim will tell
-            self.in_step = True
-            resolve(self.claimed)
+        if not any(map(refused, replies)):
+            self._move(CopyEvent.CLAIMED)
+            resolve(self.findable)
+        elif self.state is _CLAIMING:  # another claim will tell
+            self._move(CopyEvent.LOSE)
 
-    def _claim_answered(self, reply: Reply) -> None:
+    def _claim_answered(self, replies: list[Reply]) -> None:
+        (reply,) = replies
         if refused(reply):
-            self.abandon(f"Redis holds something else in its place ({reply})")
+            self.give_up(f"Redis holds something else in its place ({reply})")
             return
-        stored = int(reply[0])
-        if reply[1:] == [b"replaced"]:
-            self.keeper.replaced(self)
-        elif len(reply) > 1:
-            self._settle(*_seal_of(reply))
+        answer = ClaimAnswer.parse(reply)
+        if answer.seal is not None:
+            self._settle(*answer.seal)
             return
-        if self.log.start <= stored <= self.log.end:
-            self.offset = stored
-            self.in_step = True
-            resolve(self.claimed)
+        if answer.replaced:
+            self.writer.replaced(self)
+        if self.log.start <= answer.stored <= self.log.end:
+            self.offset = answer.stored
+            self._move(CopyEvent.CLAIMED)
+            resolve(self.findable)
         else:
             here = f"{self.log.start} to {self.log.end}"
-            self.abandon(f"Redis holds {stored} bytes of it, and here are those from {here}")
+            self.give_up(f"Redis holds {answer.stored} bytes of it, and here are those from {here}")
 
-    def _appended(self, end: int, reply: Reply, followers: Reply) -> None:
-        self._note_followers(isinstance(followers, int) and followers > 0)
-        refused(reply)
-        if not isinstance(reply, bytes):  # vanished, sealed by somebody, or there already
-            self.in_step = False
-        if not self.in_step:
-            return
-        self.offset = end
-        if self.log.progressed is not None:
-            self.log.progressed()
+    def _appended(self, ends: list[int], replies: list[Reply]) -> None:
+        for end, reply, followers in zip(ends, replies[::2], replies[1::2], strict=True):
+            self._note_followers(isinstance(followers, int) and followers > 0)
+            refused(reply)
+            if self.state is not _SYNCED:
+                continue
+            if not isinstance(reply, bytes):  # vanished, sealed by somebody, or there already
+                self.invalidate()
+                continue
+            self.offset = end
+            if self.log.progressed is not None:
+                self.log.progressed()
 
-    def _note_followers(self, followed: bool) -> None:
-        self.followed = followed
-        if followed and self._watch is None:
-            self._watch = partial(self.keeper.consider, self)
-            self.log.watch(self._watch, first=True)  # it is on its way while the others send
-        elif not followed and self._watch is not None:
-            self.log.unwatch(self._watch)
-            self._watch = None
-
-    def _seal_answered(self, reply: Reply) -> None:
+    def _seal_answered(self, delivered: bool, replies: list[Reply]) -> None:
+        (reply,) = replies
         if refused(reply):
-            self.abandon(f"Redis holds something else in its place ({reply})")
-        elif reply[0] == b"sealed":
+            self.give_up(f"Redis holds something else in its place ({reply})")
+            return
+        answer = SealAnswer.parse(reply)
+        if answer.sealed:
             assert self.seal is not None
-            note_untold(self._commands, self.keys, reply)
-            self.log.delivered = self._delivered
+            note_untold(self._commands, self.keys, answer)
+            self.log.delivered = delivered
             self._settle(*self.seal)
-        elif reply[0] == b"was":
-            self._settle(*_seal_of(reply))
+        elif answer.before is not None:
+            self._settle(*answer.before)
         elif not self.released:
-            self.in_step = False
-        elif reply[0] == b"gone":
+            self.invalidate()
+        elif answer.gone:
             self._settle(*self.seal or (Outcome.LOST, ""))
         else:
-            self.abandoned = True
+            self._move(CopyEvent.GIVE_UP)
+
+    def _given_up_sealed(self, replies: list[Reply]) -> None:
+        refused(replies[0])
+        self._move(CopyEvent.SEAL)
+        self.clear_after = None
+
+    def _cleared(self, replies: list[Reply]) -> None:
+        refused(replies[0])
+        self.clear_after = None
 
     def _settle(self, outcome: Outcome, detail: str) -> None:
-        self.sealed = True
+        self._move(CopyEvent.SEAL)
         if self.released:
             self.clear_after = None  # the seal did it
         self.log.seal(outcome, detail)
 
-    def abandon(self, reason: str) -> None:
-        """Its copy cannot be completed any more: seal it, for those who follow it elsewhere."""
-        if self.abandoned:
+    def _note_followers(self, followed: bool) -> None:
+        self.followed = followed
+        if followed and self._watch is None:
+            self._watch = partial(self.writer.schedule, self)
+            self.log.watch(self._watch, first=True)  # Redis works while local followers send
+        elif not followed and self._watch is not None:
+            self.log.unwatch(self._watch)
+            self._watch = None
+
+    def give_up(self, reason: str) -> None:
+        """The copy cannot be completed: seal it, for those who follow it elsewhere."""
+        if self.state in (_GIVEN_UP, _SEALED):
             return
-        self.abandoned = True
+        self._move(CopyEvent.GIVE_UP)
         self.warn(reason)
-        resolve(self.claimed)
+        resolve(self.findable)
         self.log.readers.discard(self)
         if self.log.progressed is not None:
             self.log.progressed()
@@ -354,59 +473,37 @@ class Record:
         logger.warning("%s can no longer be recorded: %s", str(self.log), reason)
 
     def release(self) -> None:
-        """Let go of the bytes of a log that has ended. Those who follow it here have the log themselves."""
+        """Release the bytes of a log that has ended. Those who follow it here have the log themselves."""
         if self.released:
             return
-        self._note_followers(False)
-        log = self.log
-        log.readers.discard(self)
-        if self.timer is not None:
-            self.timer.cancel()
-        self.timer = self.delivered = None
-        self.log = Log(log.id, log.head)
-        self.log.start = self.log.end = log.end
-        self.log.seal(log.outcome or Outcome.LOST, log.detail)
-        self.released = True
+        self._detach()
+        self.log = _ReleasedLog(self.log)
 
-    def let_go(self) -> None:
-        """There is nothing more to do for it."""
+    def settle(self) -> None:
+        """There is nothing more to do for the copy."""
+        self._detach()
+        resolve(self.findable)
+        resolve(self.settled)
+
+    def _detach(self) -> None:
         self.log.readers.discard(self)
         self._note_followers(False)
         if self.timer is not None:
             self.timer.cancel()
-        resolve(self.claimed)
-        resolve(self.settled)
+        self.timer = self.was_delivered = None  # they refer to the log and to its run
+
+
+class _ReleasedLog(Log):
+    """A sealed log without its bytes."""
+
+    __slots__ = ()
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(log.id, log.head)
+        self.start = self.end = log.end
+        self.seal(log.outcome or Outcome.LOST, log.detail)
 
 
 def resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def note_untold(commands: Commands, keys: LogKeys, reply: list[Reply]) -> None:
-    """Say it if a seal could not be published."""
-    if len(reply) > 1:
-        refusals.note(commands.publish(keys, 0, b""), reply[1].decode("utf-8", "replace"))
-
-
-def _seal_of(reply: list[Reply]) -> tuple[Outcome, str]:
-    """The seal in an answer. One that no version known here writes stands for the worst."""
-    try:
-        return Outcome(reply[1].decode()), reply[2].decode()
-    except (ValueError, IndexError):
-        return Outcome.LOST, "an unknown seal"
-
-
-_OF_ONE_LOG = ("WRONGTYPE", "equal or smaller", "exhausted the last possible ID")
-"""Errors that tell something about one log, by their texts in Redis 6.2 to Valkey 9; a script's error holds
-that of its command. All others are taken to be Redis's state."""
-
-
-def refused(reply: Reply) -> bool:
-    """Whether a reply is an error that concerns one log only. Raises `RedisRefusedError` for every other."""
-    if not isinstance(reply, ReplyError):
-        return False
-    text = str(reply)
-    if any(part in text for part in _OF_ONE_LOG):
-        return True
-    raise RedisRefusedError(text)

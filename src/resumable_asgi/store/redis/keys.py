@@ -12,17 +12,17 @@ SEAL_MESSAGE = b"18446744073709551615:"
 
 
 class Keys:
-    """The names under one prefix; `slot` is a `Slot.name`."""
+    """The names under one prefix; `name` is that of a `StreamKey`."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
 
-    def pointer(self, slot: str) -> bytes:
-        return f"{self._prefix}:{{{slot}}}:active".encode()
+    def pointer(self, name: str) -> bytes:
+        return f"{self._prefix}:{{{name}}}:active".encode()
 
-    def log(self, slot: str, stream_id: str) -> bytes:
+    def log(self, name: str, stream_id: str) -> bytes:
         """The log's stream; its channel has the same name."""
-        return f"{self._prefix}:{{{slot}}}:log:{stream_id}".encode()
+        return f"{self._prefix}:{{{name}}}:log:{stream_id}".encode()
 
     def worker(self, worker: str) -> bytes:
         return f"{self._prefix}:worker:{worker}".encode()

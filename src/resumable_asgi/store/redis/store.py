@@ -8,18 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from functools import partial
 
 from ...errors import StoreUnavailableError
 from ...outcome import Outcome
 from ...settings import Settings
 from ...stream.log import Head, Log, new_stream_id
-from ...stream.store import Found, Slot
+from ...stream.store import Found, StreamKey
 from . import refusals
+from .answers import FindAnswer, SealAnswer
 from .backlog import Backlog
 from .commands import Commands
 from .connection import Connect, ConnectionLostError, Link
-from .copy import Record
+from .copy import CopyState, RedisCopy
 from .resp import Reply, ReplyError, is_elsewhere
 from .tailer import Past, Tailer
 from .writer import Writer
@@ -59,123 +60,116 @@ class RedisStore:
         patience = max(settings.lease / 3, settings.redis_timeout)
         self.reader = Link(connect, patience=patience)
         self.writer = Writer(
-            settings, connect, patience, commands, self._worker, self._record_moved, backlog or Backlog()
+            settings,
+            connect,
+            patience,
+            commands,
+            self._worker,
+            self._copy_moved,
+            self._clear,
+            backlog or Backlog(),
         )
         self.tailer = Tailer(settings, connect, patience, self.reader, commands, self)
 
-    def worker(self, slot: Slot) -> str:
+    def worker(self, key: StreamKey) -> str:
         return self._worker
 
-    def claim(self, slot: Slot, log: Log) -> None:
-        self.writer.claim(slot, log)
+    def claim(self, key: StreamKey, log: Log) -> RedisCopy:
         if not self._looked:  # without a lifespan; the first stream comes first
             self._looked = True
             asyncio.get_running_loop().call_later(_LOOK_AFTER, self._look_at_memory)
+        return self.writer.claim(key, log)
 
-    async def claimed(self, log: Log) -> None:
-        await self.writer.claimed(log)
-
-    def overflow(self, log: Log) -> None:
-        self.writer.overflow(log)
-
-    def followed_elsewhere(self, log: Log) -> bool:
-        record = self.writer.records.get(log.id)
-        return record is not None and record.followed and not record.abandoned
-
-    def finish(
-        self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
-    ) -> None:
-        self.writer.finish(log, outcome, detail, delivered)
-
-    async def delivered(self, slot: Slot, log: Log) -> None:
-        if log.delivered or self.writer.delivered(log):
-            return
-        keys = self._commands.log_keys(slot.name, log.id)
-        route = slot.route
-        clear = self._commands.clear(keys, route.replay_finished, retention=route.retention)
-        try:
-            await self._ask(self.reader, clear)
-        except StoreUnavailableError:
-            logger.info("stream %s was delivered, but Redis could not be told: it may be replayed", log.id)
-
-    async def find(self, slot: Slot, stream_id: str | None = None) -> Found | None:
-        own = self._own(slot, stream_id)
+    async def find(self, key: StreamKey, stream_id: str | None = None) -> Found | None:
+        own = self._own(key, stream_id)
         if own is not None and own.overflowing:
             return None
         try:
-            reply = await self._find(slot, stream_id or "")
+            answer = await self._find(key, stream_id or "")
         except StoreUnavailableError:
             if own is None:
                 raise
-            return Found.here(own.log)
-        if reply is None:  # not there, or not yet there again after an outage
-            return None if own is None or own.in_step else Found.here(own.log)
-        return self._found(slot, reply)
+            return Found.here(own.log, own.delivered)
+        if answer is None:  # not there, or not yet there again after an outage
+            known = own is None or own.state in (CopyState.SYNCED, CopyState.SEALED)
+            return None if own is None or known else Found.here(own.log, own.delivered)
+        return self._found(key, answer)
 
-    def _found(self, slot: Slot, reply: list[Reply]) -> Found | None:
-        stream_id: str = reply[0].decode()
-        record = self.record(stream_id)
-        if record is not None and not record.released:
-            return None if record.overflowing else Found.here(record.log)
-        if reply[1] is None:  # it has outgrown its limit
+    def _found(self, key: StreamKey, answer: FindAnswer) -> Found | None:
+        stream_id = answer.id.decode()
+        copy = self.copy(stream_id)
+        if copy is not None and not copy.released:
+            return None if copy.overflowing else Found.here(copy.log, copy.delivered)
+        if answer.head is None:  # it has outgrown its limit
             return None
         try:
-            head = Head.from_json(reply[1])
-            outcome = None if reply[3] is None else Outcome(reply[3].decode())
-            past = Past(int(reply[2]), None if reply[5] is None else (int(reply[5]), reply[6]))
+            head = Head.from_json(answer.head)
+            outcome = None if answer.outcome is None else Outcome(answer.outcome.decode())
+            past = Past(int(answer.end), answer.first)
         except (ValueError, TypeError) as error:
             logger.warning("stream %s: not a log that this version can read (%s)", stream_id, error)
             return None
 
         def follow() -> Log:
-            return self.tailer_of(slot).follow(slot.name, stream_id, head, past, sealed=outcome is not None)
+            tailer = self.home_of(key).tailer
+            return tailer.follow(key.name, stream_id, head, past, sealed=outcome is not None)
 
-        return Found(stream_id, head, past.end, outcome, follow)
+        delivered = copy.delivered if copy is not None else partial(self._clear, key, stream_id)
+        return Found(stream_id, head, past.end, outcome, follow, delivered)
 
-    async def stop(self, slot: Slot, stream_id: str | None = None) -> bool:
+    async def _clear(self, key: StreamKey, stream_id: str) -> None:
+        """A client got all of a log of which this process writes no copy."""
+        keys, route = self._commands.log_keys(key.name, stream_id), key.route
+        clear = self._commands.clear(keys, route.replay_finished, retention=route.retention)
+        try:
+            await self._ask(self.home_of(key).reader, clear)
+        except StoreUnavailableError:
+            logger.info("stream %s was delivered, but Redis could not be told: it may be replayed", stream_id)
+
+    async def stop(self, key: StreamKey, stream_id: str | None = None) -> bool:
         if stream_id == "":
             return False
-        own = self._own(slot, stream_id)
+        own = self._own(key, stream_id)
         if own is None or stream_id is None:  # another process may have a newer one
             try:
-                reply = await self._find(slot, stream_id or "")
+                answer = await self._find(key, stream_id or "")
             except StoreUnavailableError:
                 if own is None or own.seal is not None:
                     raise
             else:
-                if reply is None or reply[3] is not None:
+                if answer is None or answer.outcome is not None:
                     return False
-                found_id: bytes = reply[0]
-                own = self._own(slot, found_id.decode())
+                own = self._own(key, answer.id.decode())
                 if own is None:
-                    return await self._stop_elsewhere(slot, found_id, _worker_of(reply))
-        own.keeper.finish(own.log, Outcome.STOPPED)
-        return await _ended(own.log) is Outcome.STOPPED
+                    return await self._stop_elsewhere(key, answer.id, _worker_of(answer))
+        log = own.log
+        own.finish(Outcome.STOPPED)
+        return await _ended(log) is Outcome.STOPPED
 
-    async def _stop_elsewhere(self, slot: Slot, stream_id: bytes, worker: str | None) -> bool:
+    async def _stop_elsewhere(self, key: StreamKey, stream_id: bytes, worker: str | None) -> bool:
         """Have the log sealed by its worker, which knows where it ends; or else, soon, by us."""
         if worker is not None:
             await self.post_stop(worker, stream_id)
             for _ in range(_STOP_LOOKS):
                 await asyncio.sleep(_STOP_PAUSE)
-                found = await self._find(slot, stream_id.decode())
-                if found is None or found[3] is not None:
-                    return found is not None and found[3] == b"stopped"
-        keys = self._commands.log_keys(slot.name, stream_id.decode())
-        seal = self._commands.seal(keys, Outcome.STOPPED, retention=slot.route.retention)
-        reply = await self._ask(self.reader, seal)
+                found = await self._find(key, stream_id.decode())
+                if found is None or found.outcome is not None:
+                    return found is not None and found.outcome == Outcome.STOPPED.encode()
+        keys = self._commands.log_keys(key.name, stream_id.decode())
+        seal = self._commands.seal(keys, Outcome.STOPPED, retention=key.route.retention)
+        answer = SealAnswer.parse(await self._ask(self.reader, seal))
         if worker is not None:  # its lease may have been missing at first
             await self.post_stop(worker, stream_id)
-        return reply[0] == b"sealed" or reply[:2] == [b"was", b"stopped"]
+        return answer.sealed or (answer.before is not None and answer.before[0] is Outcome.STOPPED)
 
-    def _own(self, slot: Slot, stream_id: str | None) -> Record | None:
-        """What this process writes of a slot: the log of that id, or the latest one."""
-        own = self.newest(slot) if stream_id is None else self.record(stream_id)
-        return own if own is not None and own.slot.name == slot.name and not own.released else None
+    def _own(self, key: StreamKey, stream_id: str | None) -> RedisCopy | None:
+        """What this process writes of a key: the log of that id, or the latest one."""
+        own = self.newest(key) if stream_id is None else self.copy(stream_id)
+        return own if own is not None and own.key.name == key.name and not own.released else None
 
-    async def _find(self, slot: Slot, stream_id: str) -> Reply:
-        """The answer of the script `find`. Raises `StoreUnavailableError`."""
-        return await self._ask(self.reader, self._commands.find(slot.name, stream_id))
+    async def _find(self, key: StreamKey, stream_id: str) -> FindAnswer | None:
+        """Raises `StoreUnavailableError`."""
+        return FindAnswer.parse(await self._ask(self.reader, self._commands.find(key.name, stream_id)))
 
     # -- what a Cluster answers otherwise
 
@@ -188,16 +182,17 @@ class RedisStore:
     async def moved(self) -> None:
         return
 
-    def tailer_of(self, slot: Slot) -> Tailer:
-        return self.tailer
+    def home_of(self, key: StreamKey) -> RedisStore:
+        """The store at the primary that serves a key."""
+        return self
 
-    def record(self, stream_id: str) -> Record | None:
-        return self.writer.records.get(stream_id)
+    def copy(self, stream_id: str) -> RedisCopy | None:
+        return self.writer.copies.get(stream_id)
 
-    def newest(self, slot: Slot) -> Record | None:
-        return self.writer.newest(slot)
+    def newest(self, key: StreamKey) -> RedisCopy | None:
+        return self.writer.newest(key)
 
-    def _record_moved(self, record: Record) -> bool:
+    def _copy_moved(self, copy: RedisCopy) -> bool:
         return False
 
     # -- its time
@@ -258,14 +253,14 @@ class RedisStore:
         return reply
 
 
-def _worker_of(reply: list[Reply]) -> str | None:
-    """Whose log it is that the script `find` found; None if that does not stand there."""
-    if reply[1] is None:
-        return None if reply[7] is None else reply[7].decode("latin-1")
+def _worker_of(answer: FindAnswer) -> str | None:
+    """The worker that writes a log that was found; None if that is not known."""
+    if answer.head is None:
+        return None if answer.worker is None else answer.worker.decode("latin-1")
     try:
-        return Head.from_json(reply[1]).worker
+        return Head.from_json(answer.head).worker
     except ValueError as error:
-        logger.warning("stream %r: not a log that this version can read (%s)", reply[0], error)
+        logger.warning("stream %r: not a log that this version can read (%s)", answer.id, error)
         return None
 
 

@@ -17,9 +17,9 @@ from ...outcome import Outcome
 from ...settings import Settings
 from ...stream.log import Head, Log
 from . import refusals
+from .answers import SealAnswer, note_untold
 from .commands import Commands
 from .connection import Connect, Connection, ConnectionLostError, Link
-from .copy import note_untold
 from .resp import Reply, ReplyError, is_elsewhere, pack
 from .tail import Tail
 
@@ -94,9 +94,9 @@ class Tailer:
         """When each missing lease was first missed, in seconds of the loop's clock."""
         self._task: asyncio.Task[None] | None = None
 
-    def follow(self, slot: str, stream_id: str, head: Head, past: Past, *, sealed: bool) -> Log:
+    def follow(self, name: str, stream_id: str, head: Head, past: Past, *, sealed: bool) -> Log:
         """A log of another process, which is filled while it has readers."""
-        keys = self._commands.log_keys(slot, stream_id)
+        keys = self._commands.log_keys(name, stream_id)
         tail = self._tails.get(keys.log)
         if tail is not None and (tail.log.outcome is None or sealed):
             tail.idle_rounds = 0
@@ -285,11 +285,11 @@ class Tailer:
         (reply,) = await tail.reader.fetch(seal)
         if is_elsewhere(reply):
             tail.read()  # which finds the node
-        elif isinstance(reply, ReplyError) or reply[0] == b"gone":
+        elif isinstance(reply, ReplyError) or (answer := SealAnswer.parse(reply)).gone:
             tail.lose("its worker died", "its worker died")
         else:
-            if reply[0] == b"sealed":
-                note_untold(self._commands, tail.keys, reply)
+            if answer.sealed:
+                note_untold(self._commands, tail.keys, answer)
                 tail.warn("its worker died")
             tail.read()
         # If the worker has just come back, this tells it.

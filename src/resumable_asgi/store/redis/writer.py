@@ -13,34 +13,36 @@ from functools import partial
 from ...outcome import Outcome
 from ...settings import Settings
 from ...stream.log import Log
-from ...stream.store import Slot
+from ...stream.store import StreamKey
+from .answers import refused
 from .backlog import Backlog
+from .batch import Batch
 from .commands import Commands
 from .connection import Connect, Connection, Link
-from .copy import Record, refused, resolve
+from .copy import Clear, CopyState, RedisCopy, resolve
 from .resp import Reply
 
-_LINGER = 0.1
+_GATHER = 0.1
 """Seconds that appends are gathered while nobody follows from elsewhere. Fewer, longer entries also make
 replays faster."""
 
-_TOGETHER = 8
-"""So many records that are due do not wait for the next turn: Redis and the followers' process work on them
+_AT_ONCE = 8
+"""So many copies that are due do not wait for the next turn: Redis and the followers' process work on them
 while this one makes the next. A trip costs some 30 us of CPU here and there, so that fewer would be dear."""
-_MOST_TRIPS = 2
+_MOST_BATCHES = 2
 """Trips under way; then what is due waits for one to come back, so that there are larger ones under load."""
-_MOST_TOGETHER = 64
-_LONGEST_TRIP = 1024 * 1024
+_MOST_COPIES = 64
+_LONGEST_BATCH = 1024 * 1024
 """Records, and bytes of logs, in one trip: more would hold up what else is due in this process."""
 
-_HAND_OVER = 0.1
+_HAND_OUT = 0.1
 """Seconds that the last bytes may take to the client of a log that has ended."""
 
 _OUTGREW = "it has outgrown max_bytes, and Redis does not take what there is"
 
 
 class Writer:
-    """Owns the records of all live logs, the worker's lease, and the one connection that writes."""
+    """Owns the copies of all live logs, the worker's lease, and the one connection that writes."""
 
     def __init__(
         self,
@@ -49,12 +51,13 @@ class Writer:
         patience: float,
         commands: Commands,
         worker: str,
-        moved: Callable[[Record], bool],
+        moved: Callable[[RedisCopy], bool],
+        clear: Clear,
         backlog: Backlog,
     ) -> None:
-        """`moved` is asked of every record at each new connection: it may hand it over to another writer."""
+        """`moved` is asked of every copy at each new connection: it may hand it over to another writer."""
         self.lease = settings.lease
-        self.records: dict[str, Record] = {}
+        self.copies: dict[str, RedisCopy] = {}
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self.link = Link(
@@ -64,17 +67,18 @@ class Writer:
         self._lease = commands.renew(worker, settings.lease)
         self._leased = False
         self._moved = moved
-        self._lent: dict[str, Record] = {}
+        self.clear = clear
+        self._lent: dict[str, RedisCopy] = {}
         """Records of other writers by now, whose logs still name this one's lease."""
         self._backlog = backlog
         self._renewed_at = float("-inf")
-        self._newest: dict[str, Record] = {}
-        self._due: list[Record] = []
+        self._newest: dict[str, RedisCopy] = {}
+        self._due: list[RedisCopy] = []
         self._turn: asyncio.Handle | None = None
         self._tick: asyncio.TimerHandle | None = None
-        self._period = min(_LINGER, settings.lease / 8)
-        self._beat_next = True
-        self._under_way = 0
+        self._period = min(_GATHER, settings.lease / 8)
+        self._heartbeat_next = True
+        self._in_flight = 0
         """Trips of which the answers have not come."""
 
     @property
@@ -85,125 +89,110 @@ class Writer:
 
     # -- what the store asks for
 
-    def claim(self, slot: Slot, log: Log) -> None:
-        record = Record(slot, log, self._commands, self)
-        self.records[log.id] = record
-        self._newest[slot.name] = record
-        log.readers.add(record)
+    def claim(self, key: StreamKey, log: Log) -> RedisCopy:
+        copy = RedisCopy(key, log, self._commands, self)
+        self.copies[log.id] = copy
+        self._newest[key.name] = copy
+        log.readers.add(copy)
         if self._tick is None:
             self._on_tick()
         if self.link.connection is None:
             self.link.need()
-            return
-        commands: list[bytes] = []  # by itself and at once, since its client waits for it
-        record.claim(commands)
-        self.link.call(commands, partial(self._claimed, record))
+        else:  # by itself and at once, since its client waits for it
+            batch = Batch()
+            self._fill(batch, copy)
+            self.link.call(batch.commands, batch.answered)
+        return copy
 
-    async def claimed(self, log: Log) -> None:
-        record = self.records.get(log.id)
-        if record is None or self.link.down or record.claimed.done():
+    async def claimed(self, copy: RedisCopy) -> None:
+        if self.link.down or copy.findable.done():
             return
-        timer = self._loop.call_later(self._settings.redis_timeout, resolve, record.claimed)
+        timer = self._loop.call_later(self._settings.redis_timeout, resolve, copy.findable)
         try:
-            await record.claimed
+            await copy.findable
         finally:
             timer.cancel()
 
-    def finish(
-        self, log: Log, outcome: Outcome, detail: str = "", delivered: Callable[[], bool] | None = None
-    ) -> None:
-        record = self.records.get(log.id)
-        if record is None:
-            log.seal(outcome, detail)
-            return
-        if record.seal is not None:
-            return
-        log.close()
-        record.seal = (outcome, detail)
-        record.delivered = delivered
-        record.ended_at = self._loop.time()
+    def finish(self, copy: RedisCopy) -> None:
+        assert copy.seal is not None
+        copy.ended_at = self._loop.time()
         if self.link.down:
-            log.seal(outcome, detail)
-            record.timer = self._loop.call_later(_HAND_OVER, self._ended_away, record)
-        elif record.abandoned:
-            log.seal(outcome, detail)
+            copy.log.seal(*copy.seal)
+            copy.timer = self._loop.call_later(_HAND_OUT, self._ended_while_down, copy)
+        elif copy.state is CopyState.GIVEN_UP:
+            copy.log.seal(*copy.seal)
         else:
-            record.timer = self._loop.call_later(self._settings.redis_timeout, log.seal, outcome, detail)
-        self.consider(record)
+            copy.timer = self._loop.call_later(self._settings.redis_timeout, copy.log.seal, *copy.seal)
+        self.schedule(copy)
 
-    def _ended_away(self, record: Record) -> None:
+    def _ended_while_down(self, copy: RedisCopy) -> None:
         """A log has ended while Redis is away: keep its bytes only if somebody may come for them.
 
         When the lease is over, those who follow elsewhere have given up.
         """
-        if not self.link.down or record.settled.done() or record.released or record.seal is None:
+        if not self.link.down or copy.settled.done() or copy.released or copy.seal is None:
             return
-        record.log.seal(*record.seal)
-        delivered = record.clear_after == 0
+        copy.log.seal(*copy.seal)
+        delivered = copy.clear_after == 0
         leased = self._loop.time() - self._renewed_at < self.lease
-        if record.abandoned or record.seal[0] is Outcome.STOPPED or (delivered and not leased):
-            self.release(record)
-        elif delivered and record.fresh:  # nobody else ever knew of it
-            self._drop(record)
+        if copy.state is CopyState.GIVEN_UP or copy.seal[0] is Outcome.STOPPED or (delivered and not leased):
+            self.release(copy)
+        elif delivered and copy.state is CopyState.NEW:  # nobody else ever knew of it
+            self._drop(copy)
         else:
-            self._backlog.add(record, delivered=delivered and not record.followed)
+            self._backlog.add(copy, delivered=delivered and not copy.followed)
 
-    def release(self, record: Record) -> None:
-        self._backlog.discard(record)
-        if record.fresh:  # nobody else ever knew of it
-            self._drop(record)
+    def release(self, copy: RedisCopy) -> None:
+        self._backlog.discard(copy)
+        if copy.state is CopyState.NEW:  # nobody else ever knew of it
+            self._drop(copy)
         else:
-            self._newest_no_more(record)
-            record.release()
+            self._newest_no_more(copy)
+            copy.release()
 
-    def overflow(self, log: Log) -> None:
-        record = self.records.get(log.id)
-        if record is not None:
-            record.overflowing = True
-            record.clear_after = 0
-            self._newest_no_more(record)
-            if self.link.down:
-                record.abandon(_OUTGREW)
-            self.consider(record)
-            self._watch_progress(record, -1)
+    def overflow(self, copy: RedisCopy) -> None:
+        if copy.settled.done():
+            return
+        copy.overflowing = True
+        copy.clear_after = 0
+        self._newest_no_more(copy)
+        if self.link.down:
+            copy.give_up(_OUTGREW)
+        self.schedule(copy)
+        self._watch_progress(copy, -1)
 
-    def _watch_progress(self, record: Record, offset: int) -> None:
+    def _watch_progress(self, copy: RedisCopy, offset: int) -> None:
         """A copy that does not get on must not hold up a run whose log may grow no further."""
-        if record.settled.done() or record.abandoned:
+        if copy.settled.done() or copy.state is CopyState.GIVEN_UP:
             return
-        if offset == record.offset < record.log.end:
-            record.abandon(_OUTGREW)
-            record.keeper.consider(record)
+        if offset == copy.offset < copy.log.end:
+            copy.give_up(_OUTGREW)
+            copy.writer.schedule(copy)
             return
-        self._loop.call_later(self._settings.redis_timeout, self._watch_progress, record, record.offset)
+        self._loop.call_later(self._settings.redis_timeout, self._watch_progress, copy, copy.offset)
 
-    def delivered(self, log: Log) -> bool:
-        """A client got all of it: see to the pointer. False if this log is no longer the writer's affair."""
-        record = self.records.get(log.id)
-        if record is None:
-            return False
-        if record.fresh:  # nobody else ever knew of it
-            self._drop(record)
+    def delivered(self, copy: RedisCopy) -> None:
+        if copy.state is CopyState.NEW:  # nobody else ever knew of it
+            self._drop(copy)
         else:
-            record.clear_after = record.slot.route.replay_finished
-            self._ended_away(record)
-            self.consider(record)
-        return True
+            copy.clear_after = copy.key.route.replay_finished
+            self._ended_while_down(copy)
+            self.schedule(copy)
 
-    def newest(self, slot: Slot) -> Record | None:
-        """The record of the newest live log of a slot in this process."""
-        return self._newest.get(slot.name)
+    def newest(self, key: StreamKey) -> RedisCopy | None:
+        """The copy of the newest live log of a key in this process."""
+        return self._newest.get(key.name)
 
     def check(self, stream_id: str) -> None:
         """Look what became of a log's copy: it is said that somebody else sealed it."""
-        record = self.records.get(stream_id)
-        if record is not None:
-            record.in_step = False
-            self.consider(record)
+        copy = self.copies.get(stream_id)
+        if copy is not None:
+            copy.invalidate()
+            self.schedule(copy)
 
     async def flush(self, timeout: float) -> None:
         """Wait at most `timeout` seconds for the seals that were asked for."""
-        ending = [record.settled for record in self.records.values() if record.seal is not None]
+        ending = [copy.settled for copy in self.copies.values() if copy.seal is not None]
         if ending:
             await asyncio.wait(ending, timeout=timeout)
 
@@ -216,180 +205,177 @@ class Writer:
 
     # -- when to write
 
-    def consider(self, record: Record) -> None:
+    def schedule(self, copy: RedisCopy) -> None:
         """Have it written to if that is due. Called on every append while somebody follows elsewhere."""
-        if record.queued or not record.due:
+        if copy.queued or not copy.due:
             return
-        record.queued = True
-        self._due.append(record)
-        if len(self._due) == _TOGETHER and not self._under_way:
-            self._travel()
+        copy.queued = True
+        self._due.append(copy)
+        if len(self._due) == _AT_ONCE and not self._in_flight:
+            self._flush()
         else:
-            self._schedule()
+            self._schedule_flush()
 
-    def _schedule(self) -> None:
-        if self._turn is None and self._under_way < _MOST_TRIPS:
+    def _schedule_flush(self) -> None:
+        if self._turn is None and self._in_flight < _MOST_BATCHES:
             self._turn = self._loop.call_soon(self._on_turn)
 
     def _on_turn(self) -> None:
         self._turn = None
-        if self._under_way < _MOST_TRIPS:
-            self._travel()
+        if self._in_flight < _MOST_BATCHES:
+            self._flush()
 
     def _on_tick(self) -> None:
         """While there are live logs: send what was gathered, and every second time renew the lease."""
         self._tick = None
         if not self._needed():
-            self._beat_next, self._leased = True, False
+            self._heartbeat_next, self._leased = True, False
             return
         self._tick = self._loop.call_later(self._period, self._on_tick)
-        beat, self._beat_next = self._beat_next, not self._beat_next
+        beat, self._heartbeat_next = self._heartbeat_next, not self._heartbeat_next
         if self.link.connection is None:
             return
         if beat and (self.link.down or self._refused):
-            self._beat_next = True
+            self._heartbeat_next = True
         elif beat:
             self._renew(self._loop.time())
-            self.link.call([self._lease], self._beaten)
-        for record in self.records.values():
-            if record.log.end > record.offset and not record.queued and not record.under_way:
-                record.queued = True
-                self._due.append(record)
+            self.link.call([self._lease], self._lease_renewed)
+        for copy in self.copies.values():
+            if copy.log.end > copy.offset and not copy.queued and not copy.in_flight:
+                copy.queued = True
+                self._due.append(copy)
         if self._due:
-            self._schedule()
+            self._schedule_flush()
 
     def _renew(self, now: float) -> None:
         """A claim of a live log renews its TTLs."""
-        for record in self.records.values():
-            if now >= record.renew_at and record.in_step and not record.under_way:
-                record.in_step = False
-                self.consider(record)
+        for copy in self.copies.values():
+            if now >= copy.renew_at and copy.state is CopyState.SYNCED and not copy.in_flight:
+                copy.invalidate()
+                self.schedule(copy)
 
-    # -- trips
+    # -- batches
 
-    def _travel(self) -> None:
-        """What the records that are due need, in one trip."""
+    def _flush(self) -> None:
+        """Send what the copies that are due need, in one batch."""
         if self.link.connection is None:
             return
-        commands: list[bytes] = []
-        trip: list[Record] = []
-        size = taken = 0
-        for record in self._due:
+        batch = Batch()
+        size = taken = copies = 0
+        for copy in self._due:
             taken += 1
-            record.queued = False
-            if not record.under_way and not record.settled.done():
-                size += record.write(commands)
-                trip.append(record)
-            if len(trip) == _MOST_TOGETHER or size > _LONGEST_TRIP:
+            copy.queued = False
+            if not copy.in_flight and not copy.settled.done():
+                size += self._fill(batch, copy)
+                copies += 1
+            if copies == _MOST_COPIES or size > _LONGEST_BATCH:
                 break
         del self._due[:taken]
-        if commands:
-            self._under_way += 1
-            self.link.call(commands, partial(self._returned, trip))
+        if batch.commands:
+            self._in_flight += 1
+            self.link.call(batch.commands, partial(self._answered, batch))
 
-    def _returned(self, trip: list[Record], replies: list[Reply]) -> None:
-        self._under_way -= 1
-        each = iter(replies)
-        for record in trip:
-            record.answered(each)
-            self._see_to(record)
+    def _fill(self, batch: Batch, copy: RedisCopy) -> int:
+        size = copy.write(batch)
+        batch.then(partial(self._after_reply, copy))
+        return size
+
+    def _answered(self, batch: Batch, replies: list[Reply]) -> None:
+        self._in_flight -= 1
+        batch.answered(replies)
         if self.link.down and not self._refused:
-            self.link.call([self._lease], self._beaten)
+            self.link.call([self._lease], self._lease_renewed)
         if self._due:
-            self._schedule()
+            self._schedule_flush()
 
-    def _claimed(self, record: Record, replies: list[Reply]) -> None:
-        record.answered(iter(replies))
-        self._see_to(record)
-
-    def _see_to(self, record: Record) -> None:
+    def _after_reply(self, copy: RedisCopy) -> None:
         """What the answers make necessary."""
-        if record.over:
-            self._drop(record)
+        if copy.over:
+            self._drop(copy)
         else:
-            self.consider(record)
+            self.schedule(copy)
 
-    def _beaten(self, replies: list[Reply]) -> None:
+    def _lease_renewed(self, replies: list[Reply]) -> None:
         """The lease's old value is the post: ids of logs that are to be stopped."""
         (post,) = replies
         refused(post)
         if post is None:
             if self._leased:  # Redis was emptied, or this process has slept for longer than its lease
-                for stream_id in list(self.records):
+                for stream_id in list(self.copies):
                     self.check(stream_id)
         else:
             for at in range(0, len(post), 32):
                 stream_id = post[at : at + 32].decode("latin-1")
-                record = self.records.get(stream_id) or self._lent.get(stream_id)
-                if record is not None:
-                    record.keeper.finish(record.log, Outcome.STOPPED)
+                copy = self.copies.get(stream_id) or self._lent.get(stream_id)
+                if copy is not None:
+                    copy.finish(Outcome.STOPPED)
         self._leased = True
         self._renewed_at = self._loop.time()
 
-    def _drop(self, record: Record) -> None:
-        self.records.pop(record.log.id, None)
-        self._backlog.discard(record)
-        if record.queued:  # by a line that is closed
-            record.queued = False
-            self._due.remove(record)
-        self._newest_no_more(record)
-        record.let_go()
+    def _drop(self, copy: RedisCopy) -> None:
+        self.copies.pop(copy.log.id, None)
+        self._backlog.discard(copy)
+        if copy.queued:  # by a line that is closed
+            copy.queued = False
+            self._due.remove(copy)
+        self._newest_no_more(copy)
+        copy.settle()
 
     def _needed(self) -> bool:
         if self._lent:
-            self._lent = {key: record for key, record in self._lent.items() if not record.settled.done()}
-        return bool(self.records or self._lent)
+            self._lent = {key: copy for key, copy in self._lent.items() if not copy.settled.done()}
+        return bool(self.copies or self._lent)
 
-    def hand_over(self, record: Record, other: Writer) -> None:
-        """Have another writer see to a record, but keep the lease that its log names."""
-        del self.records[record.log.id]
-        self._newest_no_more(record)
-        if record.queued:
-            self._due.remove(record)
-        self._lent[record.log.id] = record
-        record.pass_to(other)
-        other.adopt(record)
+    def hand_over(self, copy: RedisCopy, other: Writer) -> None:
+        """Have another writer see to a copy, but keep the lease that its log names."""
+        del self.copies[copy.log.id]
+        self._newest_no_more(copy)
+        if copy.queued:
+            self._due.remove(copy)
+        self._lent[copy.log.id] = copy
+        copy.pass_to(other)
+        other.adopt(copy)
 
-    def adopt(self, record: Record) -> None:
-        self.records[record.log.id] = record
-        newest = self._newest.get(record.slot.name)
-        if not (record.overflowing or record.released) and (newest is None or newest.log.id < record.log.id):
-            self._newest[record.slot.name] = record
+    def adopt(self, copy: RedisCopy) -> None:
+        self.copies[copy.log.id] = copy
+        newest = self._newest.get(copy.key.name)
+        if not (copy.overflowing or copy.released) and (newest is None or newest.log.id < copy.log.id):
+            self._newest[copy.key.name] = copy
         if self._tick is None:
             self._on_tick()
         self.link.need()
-        self.consider(record)
+        self.schedule(copy)
 
-    def replaced(self, record: Record) -> None:
-        self._newest_no_more(record)
+    def replaced(self, copy: RedisCopy) -> None:
+        self._newest_no_more(copy)
 
-    def _newest_no_more(self, record: Record) -> None:
-        if self._newest.get(record.slot.name) is record:
-            del self._newest[record.slot.name]
+    def _newest_no_more(self, copy: RedisCopy) -> None:
+        if self._newest.get(copy.key.name) is copy:
+            del self._newest[copy.key.name]
 
     # -- the connection
 
-    def _opened(self, connection: Connection) -> None:
-        self._under_way = 0
+    def _opened(self, wire: Connection) -> None:
+        self._in_flight = 0
         # It may lead to another Redis than the last one. All are doubted first: considering may send at once.
-        here = [record for record in list(self.records.values()) if not self._moved(record)]
+        here = [copy for copy in list(self.copies.values()) if not self._moved(copy)]
         if self._needed() and not (
             here and self.link.down
         ):  # else first see whether it takes anything from this process
-            self.link.call([self._lease], self._beaten)
-        for record in here:
-            record.doubt()
-        for record in here:
-            self.consider(record)
-        self._schedule()
+            self.link.call([self._lease], self._lease_renewed)
+        for copy in here:
+            copy.lose()
+        for copy in here:
+            self.schedule(copy)
+        self._schedule_flush()
 
     def _failed(self, error: Exception) -> None:
         self._leased = False
-        for record in list(self.records.values()):
-            resolve(record.claimed)
-            if record.overflowing:
-                record.abandon(_OUTGREW)
-            if record.seal is not None:
-                self._ended_away(record)
-                if self._loop.time() - record.ended_at > record.slot.route.retention:
-                    self._drop(record)  # nobody would find it any more
+        for copy in list(self.copies.values()):
+            resolve(copy.findable)
+            if copy.overflowing:
+                copy.give_up(_OUTGREW)
+            if copy.seal is not None:
+                self._ended_while_down(copy)
+                if self._loop.time() - copy.ended_at > copy.key.route.retention:
+                    self._drop(copy)  # nobody would find it any more
