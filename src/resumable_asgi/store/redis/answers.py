@@ -70,7 +70,10 @@ class FindAnswer(NamedTuple):
 
     @classmethod
     def parse(cls, reply: Reply) -> FindAnswer | None:
-        return None if reply is None else cls(*reply)
+        if reply is None:
+            return None
+        missing = len(cls._fields) - len(reply)  # Lua ends a table at its first nil
+        return cls(*reply, *[None] * missing)
 
     @property
     def first(self) -> tuple[int, bytes] | None:

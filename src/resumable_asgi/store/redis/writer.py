@@ -355,7 +355,7 @@ class Writer:
 
     # -- the connection
 
-    def _opened(self, wire: Connection) -> None:
+    def _opened(self, connection: Connection) -> None:
         self._in_flight = 0
         # It may lead to another Redis than the last one. All are doubted first: considering may send at once.
         here = [copy for copy in list(self.copies.values()) if not self._moved(copy)]
