@@ -16,7 +16,7 @@ from .errors import StoreUnavailableError
 from .request.key import read_key
 from .request.owner import Owners
 from .request.owner import slot as slot_name
-from .request.receiver import BodyTooLargeError, Client
+from .request.receiver import BodyTooLargeError, Receiver
 from .request.routing import Match, Router
 from .request.unrecorded import Reason, Unrecorded
 from .settings import ResumableRoute, Settings
@@ -102,7 +102,7 @@ class ResumableStreamMiddleware:
         runtime = self._current_runtime()
         self._checks.at_start(scope, self)
         self._checks.at_request(scope, start=match.action is Action.START)
-        client = Client(receive, self._settings.max_body_bytes)
+        client = Receiver(receive, self._settings.max_body_bytes)
         try:
             identity = await self._identify(runtime, match, scope, client)
             if match.start is not None and not await _is_running(runtime.store, identity):
@@ -146,7 +146,7 @@ class ResumableStreamMiddleware:
         match: Match,
         identity: tuple[Slot, str] | Reason | None,
         scope: Scope,
-        client: Client,
+        client: Receiver,
         send: Send,
     ) -> None:
         if not isinstance(identity, tuple):
@@ -196,7 +196,7 @@ class ResumableStreamMiddleware:
             await runtime.store.aclose()
 
     async def _identify(
-        self, runtime: _Runtime, match: Match, scope: Scope, client: Client
+        self, runtime: _Runtime, match: Match, scope: Scope, client: Receiver
     ) -> tuple[Slot, str] | Reason | None:
         """Where the stream of a request belongs, and its key. Otherwise the reason; None if the client left.
 
@@ -213,7 +213,7 @@ class ResumableStreamMiddleware:
         except BodyTooLargeError:
             return Reason.BODY_TOO_LARGE
         if isinstance(key, Reason):
-            return None if client.gone else key
+            return None if client.disconnected else key
         mount: str = scope.get("root_path") or ""
         return Slot(slot_name(match.route, mount, match.params, owner, key), match.route), key
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from starlette.types import Message
 
-from resumable_asgi.request.receiver import BodyTooLargeError, Client
+from resumable_asgi.request.receiver import BodyTooLargeError, Receiver
 
 
 class Server:
@@ -42,8 +42,8 @@ def server() -> Server:
 
 
 @pytest.fixture
-async def client(server: Server) -> AsyncIterator[Client]:
-    client = Client(server.receive, 100)
+async def client(server: Server) -> AsyncIterator[Receiver]:
+    client = Receiver(server.receive, 100)
     yield client
     client.close()
 
@@ -53,7 +53,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_was_peeked_at_is_given_to_the_app_too(server: Server, client: Client) -> None:
+async def test_what_was_peeked_at_is_given_to_the_app_too(server: Server, client: Receiver) -> None:
     server.body(b"1", more=True)
     server.body(b"2", more=False)
     assert (await client.peek())["body"] == b"1"
@@ -62,10 +62,10 @@ async def test_what_was_peeked_at_is_given_to_the_app_too(server: Server, client
     assert await client.receive() == {"type": "http.request", "body": b"12", "more_body": False}
     server.disconnect()
     assert (await client.receive())["type"] == "http.disconnect"
-    assert client.gone
+    assert client.disconnected
 
 
-async def test_peeking_stops_at_the_limit_and_loses_nothing(server: Server, client: Client) -> None:
+async def test_peeking_stops_at_the_limit_and_loses_nothing(server: Server, client: Receiver) -> None:
     server.body(b"1" * 100, more=True)
     server.body(b"2", more=True)
     server.body(b"3", more=False)
@@ -76,7 +76,7 @@ async def test_peeking_stops_at_the_limit_and_loses_nothing(server: Server, clie
 
 
 async def test_the_body_is_read_no_further_than_asked_for_and_kept_for_the_app(
-    server: Server, client: Client
+    server: Server, client: Receiver
 ) -> None:
     server.body(b"1", more=True)
     server.body(b"2" * 5000, more=True)
@@ -92,20 +92,20 @@ async def test_the_body_is_read_no_further_than_asked_for_and_kept_for_the_app(
     assert (await client.receive())["body"] == b"3"
 
 
-async def test_a_body_of_just_the_limit_is_not_too_large(server: Server, client: Client) -> None:
+async def test_a_body_of_just_the_limit_is_not_too_large(server: Server, client: Receiver) -> None:
     server.body(b"1" * 100, more=False)
     assert [part async for part in client.body()] == [b"1" * 100]
     assert [part async for part in client.body()] == [b"1" * 100]
 
 
-async def test_a_body_ends_when_its_client_leaves(server: Server, client: Client) -> None:
+async def test_a_body_ends_when_its_client_leaves(server: Server, client: Receiver) -> None:
     server.body(b"1", more=True)
     server.disconnect()
     assert b"".join([part async for part in client.body()]) == b"1"
-    assert client.gone
+    assert client.disconnected
 
 
-async def test_many_small_messages_are_kept_as_few(server: Server, client: Client) -> None:
+async def test_many_small_messages_are_kept_as_few(server: Server, client: Receiver) -> None:
     for _ in range(100):
         server.body(b"x", more=True)
     parts = client.body()
@@ -115,7 +115,7 @@ async def test_many_small_messages_are_kept_as_few(server: Server, client: Clien
     assert client.take() is None
 
 
-async def test_a_disconnect_is_read_only_once(server: Server, client: Client) -> None:
+async def test_a_disconnect_is_read_only_once(server: Server, client: Receiver) -> None:
     server.disconnect()
     for _ in range(3):
         assert (await client.receive())["type"] == "http.disconnect"
@@ -124,10 +124,10 @@ async def test_a_disconnect_is_read_only_once(server: Server, client: Client) ->
     assert client.take() is None
 
 
-async def test_watchers_are_told_of_messages_and_of_the_end(server: Server, client: Client) -> None:
+async def test_watchers_are_told_of_messages_and_of_the_end(server: Server, client: Receiver) -> None:
     told: list[bool] = []
-    client.watch(lambda: told.append(client.gone))
-    client.watch(lambda: told.append(client.gone))
+    client.watch(lambda: told.append(client.disconnected))
+    client.watch(lambda: told.append(client.disconnected))
     server.body(b"1", more=False)
     await settle()
     assert told == [False, False]
@@ -137,7 +137,7 @@ async def test_watchers_are_told_of_messages_and_of_the_end(server: Server, clie
     assert client.take() == {"type": "http.request", "body": b"1", "more_body": False}
 
 
-async def test_an_upload_is_read_ahead_only_so_far(server: Server, client: Client) -> None:
+async def test_an_upload_is_read_ahead_only_so_far(server: Server, client: Receiver) -> None:
     for _ in range(10):
         server.body(b"x" * 30_000, more=True)
     client.watch(lambda: None)
@@ -153,19 +153,19 @@ async def test_an_upload_is_read_ahead_only_so_far(server: Server, client: Clien
 
 
 async def test_a_receive_that_raises_means_that_the_client_is_gone(
-    server: Server, client: Client, caplog: pytest.LogCaptureFixture
+    server: Server, client: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.queue.put_nowait(RuntimeError("a broken server"))
     client.watch(lambda: None)
     await settle()
-    assert client.gone
+    assert client.disconnected
     assert not client.attended
     assert "a broken server" in caplog.text
 
 
-async def test_a_closed_client_is_gone_and_reads_no_more(server: Server, client: Client) -> None:
+async def test_a_closed_client_is_gone_and_reads_no_more(server: Server, client: Receiver) -> None:
     told: list[bool] = []
-    client.watch(lambda: told.append(client.gone))
+    client.watch(lambda: told.append(client.disconnected))
     await settle()
     client.close()
     await settle()

@@ -20,7 +20,7 @@ from testkit.wait import wait_until
 from resumable_asgi import Settings
 from resumable_asgi.outcome import Outcome
 from resumable_asgi.store.redis.connect import connection_factory
-from resumable_asgi.store.redis.connection import Link, WireLostError
+from resumable_asgi.store.redis.connection import ConnectionLostError, Link
 from resumable_asgi.store.redis.store import RedisStore
 
 SLOT = slot_named("c" * 32)
@@ -155,10 +155,10 @@ async def test_a_connection_that_comes_although_its_opening_was_cancelled_is_clo
     opening = asyncio.ensure_future(link.open())
     await wait_until(lambda: "OPENING" in repr(link))
     link.close()
-    with pytest.raises(WireLostError):
+    with pytest.raises(ConnectionLostError):
         await asyncio.wait_for(opening, 5)
     await wait_until(lambda: opened and not opened[0].is_connected)
-    assert link.wire is None
+    assert link.connection is None
 
 
 async def test_a_connection_is_closed_with_its_loop_even_if_that_ends_in_the_turn_in_which_it_was_opened(
@@ -182,5 +182,5 @@ async def test_a_connection_is_closed_with_its_loop_even_if_that_ends_in_the_tur
     opening = asyncio.ensure_future(link.open())
     await asyncio.wait([opening])
     await wait_until(lambda: opened and not opened[0].is_connected)
-    assert link.wire is None
+    assert link.connection is None
     link.close()

@@ -178,9 +178,9 @@ async def test_a_lost_subscription_is_made_again(open_redis: OpenStore, raw: Raw
     raw.begin()
     async with followed(store, raw) as log:
         for n in range(1, 4):
-            wire = store.tailer.subscription.wire
-            assert wire is not None
-            wire.abort()
+            connection = store.tailer.subscription.connection
+            assert connection is not None
+            connection.abort()
             raw.add(n, b"%d" % n).publish(n, b"%d" % n)
             await holds(log, b"123"[:n])
             await wait_until(raw.followed)

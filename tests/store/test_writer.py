@@ -16,7 +16,7 @@ from resumable_asgi import ResumableRoute
 from resumable_asgi.outcome import Outcome
 from resumable_asgi.store.redis import refusals
 from resumable_asgi.store.redis import store as redis_store
-from resumable_asgi.store.redis.connection import Wire
+from resumable_asgi.store.redis.connection import Connection
 from resumable_asgi.store.redis.keys import Keys
 from resumable_asgi.store.redis.store import RedisStore
 from resumable_asgi.stream.log import Log
@@ -42,18 +42,18 @@ def in_redis(server: redis.Redis, log: Log, data: bytes, outcome: str | None = N
     return stored(server, key_of(log)) == (data, outcome)
 
 
-async def connected(store: RedisStore) -> Wire:
+async def connected(store: RedisStore) -> Connection:
     """The connection that is written over."""
     store.writer.link.need()
-    wire = await wait_until(lambda: store.writer.link.wire)
-    assert wire is not None
-    return wire
+    connection = await wait_until(lambda: store.writer.link.connection)
+    assert connection is not None
+    return connection
 
 
 async def lose_next_reply(store: RedisStore) -> None:
     """What is asked next is done, and the connection breaks before the answer."""
-    wire = await connected(store)
-    wire.data_received = lambda data: wire.abort()  # type: ignore[method-assign]
+    connection = await connected(store)
+    connection.data_received = lambda data: connection.abort()  # type: ignore[method-assign]
 
 
 async def test_a_first_claim_makes_the_log_and_takes_the_pointer_even_from_a_newer_stream(
@@ -136,9 +136,9 @@ async def test_a_redis_that_fell_back_is_brought_up_to_date(
     log.append(b"345")
     await wait_until(lambda: in_redis(server, log, b"12345"))
     server.restore(key_of(log), 60_000, behind, replace=True)
-    wire = store.writer.link.wire
-    assert wire is not None
-    wire.abort()
+    connection = store.writer.link.connection
+    assert connection is not None
+    connection.abort()
     log.append(b"6")
     await wait_until(lambda: in_redis(server, log, b"123456"))
 
@@ -439,20 +439,20 @@ async def test_over_a_new_connection_every_log_is_looked_at_before_anything_is_a
         log.append(b"2")
         name = KEYS.log(slot.name, log.id)
         await wait_until(lambda name=name: stored(server, name) == (b"12", None))
-    wire = store.writer.link.wire
-    assert wire is not None
-    wire.abort()
+    connection = store.writer.link.connection
+    assert connection is not None
+    connection.abort()
     await asyncio.sleep(0)
     for log in logs:  # they are due, but there is nothing to send it over
         log.append(b"3")
     sent: list[bytes] = []
-    call = Wire.call
+    call = Connection.call
 
-    def watched(self: Wire, commands: list[bytes], answered: Any) -> None:
+    def watched(self: Connection, commands: list[bytes], answered: Any) -> None:
         sent.extend(commands)
         call(self, commands, answered)
 
-    monkeypatch.setattr(Wire, "call", watched)
+    monkeypatch.setattr(Connection, "call", watched)
     for log in followed:
         await holds(log, b"123")
     names = [KEYS.log(slot.name, log.id) for slot, log in zip(slots, logs, strict=True)]

@@ -10,7 +10,7 @@ from testkit.logs import Mark
 
 from resumable_asgi.formats.sse import COMMENT
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.request.receiver import Client
+from resumable_asgi.request.receiver import Receiver
 from resumable_asgi.stream.follower import Follower, Followers
 from resumable_asgi.stream.log import Head, Log, new_stream_id
 
@@ -26,7 +26,7 @@ class Connection:
         self.open.set()
         self.error: Exception | None = None
         self._gone = asyncio.Event()
-        self.client = Client(self._receive, 0)
+        self.client = Receiver(self._receive, 0)
 
     async def _receive(self) -> Message:
         await self._gone.wait()

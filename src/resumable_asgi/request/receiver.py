@@ -24,7 +24,7 @@ class BodyTooLargeError(Exception):
     """The request body is larger than may be read ahead of the app."""
 
 
-class Client:
+class Receiver:
     """Messages read and not yet taken by the app, and whether the client is gone."""
 
     __slots__ = (
@@ -37,11 +37,11 @@ class Client:
         "_room",
         "_watchers",
         "body_complete",
-        "gone",
+        "disconnected",
     )
 
     def __init__(self, receive: Receive, max_body_bytes: int) -> None:
-        self.gone = False
+        self.disconnected = False
         self.body_complete = False
         self._receive = receive
         self._max_body_bytes = max_body_bytes
@@ -83,12 +83,12 @@ class Client:
     def watch(self, changed: Callable[[], None]) -> None:
         """Have `changed` called when a message has come or the client has gone; reading starts now."""
         self._watchers.append(changed)
-        if self._pump is None and not self.gone:
+        if self._pump is None and not self.disconnected:
             self._pump = asyncio.create_task(self._read_on())
 
     def close(self) -> None:
         """The server's call is about to return: nothing may be read from it any more."""
-        self.gone = True
+        self.disconnected = True
         if self._pump is not None:
             self._pump.cancel()
             self._pump = None
@@ -98,15 +98,15 @@ class Client:
     @property
     def attended(self) -> bool:
         """Whether a disconnect would be noticed: not while an unread upload stands before it."""
-        return not self.gone and self._room is None
+        return not self.disconnected and self._room is None
 
     async def _read_on(self) -> None:
-        while not self.gone:
+        while not self.disconnected:
             try:
                 self._hold(await self._next())
             except Exception:
                 logger.exception("the server's receive() failed; the client counts as gone")
-                self.gone = True
+                self.disconnected = True
             self._tell()
             if self._held_bytes > _READ_AHEAD and not self.body_complete:
                 self._room = asyncio.get_running_loop().create_future()
@@ -114,18 +114,18 @@ class Client:
                 self._room = None
 
     async def _next(self) -> Message:
-        if self.gone:
+        if self.disconnected:
             return {"type": "http.disconnect"}
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            self.gone = True
+            self.disconnected = True
         elif not message.get("more_body", False):
             self.body_complete = True
         return message
 
     async def _read_ahead(self) -> bytes | None:
         """The next part of the body, kept for the app; None at the body's end or the client's."""
-        if self.body_complete or self.gone:
+        if self.body_complete or self.disconnected:
             return None
         message = await self._next()
         self._hold(message)

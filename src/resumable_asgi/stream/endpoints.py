@@ -19,7 +19,7 @@ from ..formats import sse
 from ..outcome import Outcome
 from ..request.origin import may_read, may_stop
 from ..request.position import Position, PositionError, read_position
-from ..request.receiver import BodyTooLargeError, Client
+from ..request.receiver import BodyTooLargeError, Receiver
 from .follower import STREAM_ID_HEADER, Follower, Followers, is_shutdown
 from .log import Headers, without_credentials
 from .store import Found, Slot, Store
@@ -70,7 +70,7 @@ class Resume:
     """One request to a resume route. `slot` is None for a request that has no owner or no key."""
 
     def __init__(
-        self, scope: Scope, client: Client, *, store: Store, slot: Slot | None, unavailable_status: int
+        self, scope: Scope, client: Receiver, *, store: Store, slot: Slot | None, unavailable_status: int
     ) -> None:
         self._scope = scope
         self._client = client
@@ -191,7 +191,7 @@ class _StopBodyError(ValueError):
 
 
 async def stop(
-    scope: Scope, client: Client, *, store: Store, slot: Slot | None, origins: Collection[str]
+    scope: Scope, client: Receiver, *, store: Store, slot: Slot | None, origins: Collection[str]
 ) -> Response:
     """Answer a stop request: `{"success": true, "stopped": …}`.
 

@@ -14,7 +14,7 @@ from starlette.types import Message, Send
 
 from ..formats import recognise, sse
 from ..formats.format import TAIL
-from ..request.receiver import Client
+from ..request.receiver import Receiver
 from .eager import Deputy, Dispatcher
 from .log import Log, TrimmedError
 
@@ -75,10 +75,10 @@ class Follower(Deputy):
         "_client",
         "_comment_due",
         "_cut_off",
+        "_disconnected",
         "_dispatcher",
         "_due",
         "_following",
-        "_gone",
         "_keepalive",
         "_log",
         "_longest_message",
@@ -97,7 +97,7 @@ class Follower(Deputy):
         log: Log,
         offset: int,
         send: Send,
-        client: Client,
+        client: Receiver,
         *,
         keepalive: float | None,
         stall_timeout: float | None = None,
@@ -112,7 +112,7 @@ class Follower(Deputy):
         self._stall_timeout = stall_timeout
         self._among = among
         self._dispatcher = among.dispatcher
-        self._gone = client.gone
+        self._disconnected = client.disconnected
         self._woken: asyncio.Future[None] | None = None
         self._following = False
         """Whether the task waits in `follow`, where `step` may send what comes."""
@@ -150,7 +150,7 @@ class Follower(Deputy):
     async def follow(self) -> bool:
         """Send all there is and all that comes, until the log has ended; False if the client went first."""
         log = self._log
-        while not self._gone:
+        while not self._disconnected:
             try:
                 data = log.read(self.offset, self._longest_message)
             except TrimmedError as error:
@@ -185,7 +185,7 @@ class Follower(Deputy):
             self._dispatcher.add(self)
 
     def _look_at_client(self) -> None:
-        self._gone = self._client.gone
+        self._disconnected = self._client.disconnected
         self._wake()
 
     def step(self) -> None:
@@ -199,7 +199,7 @@ class Follower(Deputy):
             self._sent, self._comment_due = True, False
             self._rest = rest = self.begin(self._send, _body(data))
             self._advance(len(data))
-            if rest is None and self.offset == log.end and log.outcome is None and not self._gone:
+            if rest is None and self.offset == log.end and log.outcome is None and not self._disconnected:
                 return
         woken.set_result(None)
 
@@ -211,7 +211,7 @@ class Follower(Deputy):
     async def wait_for(self, offset: int) -> bool:
         """Before the first byte: wait until the log reaches `offset` or ends; False if the client went."""
         while self._log.end < offset and self._log.outcome is None:
-            if self._gone:
+            if self._disconnected:
                 return False
             if self._comment_due:
                 await self._comment()
@@ -271,7 +271,7 @@ class Follower(Deputy):
             return False
         finally:
             self._sending = False
-        return not self._gone
+        return not self._disconnected
 
     async def _more(self) -> None:
         self._woken = self._loop.create_future()

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Scope, Send
 from ..formats import recognise
 from ..formats.format import Rewriter
 from ..outcome import Outcome
-from ..request.receiver import Client
+from ..request.receiver import Receiver
 from . import recording
 from .follower import STREAM_ID_HEADER, Follower, Followers, is_shutdown
 from .log import Head, Log, new_stream_id, without_credentials
@@ -75,7 +75,7 @@ class Run:
     )
 
     def __init__(
-        self, app: ASGIApp, scope: Scope, client: Client, *, store: Store, slot: Slot, key: str
+        self, app: ASGIApp, scope: Scope, client: Receiver, *, store: Store, slot: Slot, key: str
     ) -> None:
         self.log: Log | None = None
         self.passed: Message | None = None
@@ -275,7 +275,7 @@ class Run:
             if self._stopping or self._complete:
                 self._heard = True
                 return _DISCONNECT
-            if self._client.gone:
+            if self._client.disconnected:
                 await self._let_start()
                 if self.log is None or not self._client.body_complete:
                     return _DISCONNECT
@@ -351,7 +351,7 @@ class Run:
         if message["type"] == "http.response.trailers":
             self._trailers.append(message)
             self._changed.notify()
-        elif not self._client.gone:
+        elif not self._client.disconnected:
             await self._send_to_client(message)
 
     async def _send_undecided(self, message: Message) -> None:

@@ -35,7 +35,7 @@ class RedisRefusedError(Exception):
     """Redis answers, but does not take what it is given: out of memory, read-only, loading."""
 
 
-class WireLostError(Exception):
+class ConnectionLostError(Exception):
     """The connection is gone, or Redis did not answer in time; what was asked may have happened."""
 
 
@@ -52,7 +52,7 @@ class _Call:
         self.replies: list[Reply] = []
 
 
-class Wire(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One open connection. Without a pending answer for `patience` seconds it is given up.
 
     With `pushed` every answer goes there: for a connection that subscribes.
@@ -80,7 +80,7 @@ class Wire(asyncio.Protocol):
         self._send(commands, [_Call(commands, answered)])
 
     def ask(self, commands: Sequence[bytes]) -> list[asyncio.Future[Reply]]:
-        """Send packed commands; each has a future for its reply, which raises `WireLostError`."""
+        """Send packed commands; each has a future for its reply, which raises `ConnectionLostError`."""
         futures: list[asyncio.Future[Reply]] = [self._loop.create_future() for _ in commands]
         calls = [
             _Call((command,), partial(_hand_over, future))
@@ -210,7 +210,7 @@ class Link:
         patience: float,
         pushed: Callable[[Reply], None] | None = None,
         needed: Callable[[], bool] = lambda: False,
-        opened: Callable[[Wire], None] | None = None,
+        opened: Callable[[Connection], None] | None = None,
         failed: Callable[[Exception], None] | None = None,
     ) -> None:
         self._connect = connect
@@ -220,8 +220,8 @@ class Link:
         self._on_opened = opened
         self._on_failed = failed
         self._state = LinkState.CLOSED
-        self._wire: Wire | None = None
-        self._opening: asyncio.Task[Wire] | None = None
+        self._connection: Connection | None = None
+        self._opening: asyncio.Task[Connection] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._failures = 0
@@ -233,9 +233,9 @@ class Link:
         return f"<Link {self._state.name}, {self._failures} failures>"
 
     @property
-    def wire(self) -> Wire | None:
+    def connection(self) -> Connection | None:
         """The open connection, if there is one."""
-        return self._wire if self._wire is not None and not self._wire.lost.done() else None
+        return self._connection if self._connection is not None and not self._connection.lost.done() else None
 
     @property
     def down(self) -> bool:
@@ -247,14 +247,17 @@ class Link:
         if self._state is LinkState.CLOSED:
             self._begin()
 
-    async def open(self) -> Wire:
-        """The open connection. Raises `WireLostError` if Redis cannot be reached, or could not just now."""
-        if (wire := self.wire) is not None:
-            return wire
+    async def open(self) -> Connection:
+        """The open connection.
+
+        Raises `ConnectionLostError` if Redis cannot be reached, or could not be reached a moment ago.
+        """
+        if (connection := self.connection) is not None:
+            return connection
         if self._state is LinkState.OPEN:
             self._lost()  # its callback is still to come
         if self._state is LinkState.WAITING:
-            raise WireLostError("Redis could not be reached just now")
+            raise ConnectionLostError("Redis could not be reached just now")
         self.need()
         assert self._opening is not None
         return await asyncio.shield(self._opening)
@@ -264,13 +267,13 @@ class Link:
 
         A link that is not open sends nothing. What `handle` raises counts as trouble.
         """
-        if self._wire is not None:
-            self._wire.call(commands, partial(self._answered, self._wire, handle))
+        if self._connection is not None:
+            self._connection.call(commands, partial(self._answered, self._connection, handle))
 
     async def ask(self, *commands: bytes) -> list[asyncio.Future[Reply]]:
-        """As `Wire.ask`, on an open connection. Raises `WireLostError`."""
-        wire = self.wire or await self.open()
-        return wire.ask(commands)
+        """As `Connection.ask`, on an open connection. Raises `ConnectionLostError`."""
+        connection = self.connection or await self.open()
+        return connection.ask(commands)
 
     async def fetch(self, *commands: bytes) -> list[Reply]:
         """The replies themselves."""
@@ -278,8 +281,8 @@ class Link:
 
     def reopen(self) -> None:
         """Give the open connection up, since a new one may lead elsewhere."""
-        if self._wire is not None:
-            self._wire.abort()
+        if self._connection is not None:
+            self._connection.abort()
 
     def close(self) -> None:
         """Open nothing any more by itself; whoever asks opens it anew."""
@@ -299,42 +302,42 @@ class Link:
         self._opening = asyncio.create_task(self._open())
         self._opening.add_done_callback(self._opened)
 
-    async def _open(self) -> Wire:
+    async def _open(self) -> Connection:
         try:
             async with asyncio.timeout(self._patience):
-                connection = await self._connect()
+                opened = await self._connect()
         except (RedisError, OSError) as error:  # a time-out is an OSError
-            raise WireLostError(f"Redis cannot be reached: {error}") from error
-        wire = Wire(connection, self._patience, self._pushed)
+            raise ConnectionLostError(f"Redis cannot be reached: {error}") from error
+        connection = Connection(opened, self._patience, self._pushed)
         if self._opening is not asyncio.current_task():  # closed; asyncio.wait_for swallows a cancellation
-            wire.abort()
-            raise WireLostError("closed")
+            connection.abort()
+            raise ConnectionLostError("closed")
         # The event loop cancels this task when it ends: the connection is then closed, if nobody did before.
         # In a callback, since a task that is cancelled before its first step runs nothing of its own.
-        self._keeper = asyncio.create_task(_wait_for(wire.lost))
-        self._keeper.add_done_callback(lambda _: wire.abort())
-        return wire
+        self._keeper = asyncio.create_task(_wait_for(connection.lost))
+        self._keeper.add_done_callback(lambda _: connection.abort())
+        return connection
 
-    def _opened(self, task: asyncio.Task[Wire]) -> None:
+    def _opened(self, task: asyncio.Task[Connection]) -> None:
         error = None if task.cancelled() else task.exception()
         if self._opening is not task:  # closed meanwhile
             return
         self._opening = None
         if task.cancelled() or error is not None:
-            self._trouble(error if isinstance(error, Exception) else WireLostError("cancelled"))
+            self._trouble(error if isinstance(error, Exception) else ConnectionLostError("cancelled"))
             return
-        self._wire = wire = task.result()
+        self._connection = connection = task.result()
         self._move(_Event.OPENED)
-        wire.lost.add_done_callback(lambda _: self._wire is wire and self._lost())
+        connection.lost.add_done_callback(lambda _: self._connection is connection and self._lost())
         if not self._needed():
             self._failures = 0
         if self._on_opened is not None:
-            self._on_opened(wire)
+            self._on_opened(connection)
 
     def _answered(
-        self, wire: Wire, handle: Callable[[list[Reply]], None], replies: list[Reply] | None
+        self, connection: Connection, handle: Callable[[list[Reply]], None], replies: list[Reply] | None
     ) -> None:
-        if replies is None or self._wire is not wire:
+        if replies is None or self._connection is not connection:
             return  # it was lost, which is told otherwise
         try:
             handle(replies)
@@ -351,7 +354,7 @@ class Link:
 
     def _lost(self) -> None:
         if self._needed():
-            self._trouble(WireLostError("the connection to Redis was lost"))
+            self._trouble(ConnectionLostError("the connection to Redis was lost"))
         else:
             self._drop()
             self._move(_Event.LOST)
@@ -375,16 +378,16 @@ class Link:
             self._begin()
 
     def _drop(self) -> None:
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.abort()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
 
 
 def _hand_over(future: asyncio.Future[Reply], replies: list[Reply] | None) -> None:
     if future.done():  # its caller has given up
         return
     if replies is None:
-        future.set_exception(WireLostError("the connection to Redis was lost"))
+        future.set_exception(ConnectionLostError("the connection to Redis was lost"))
         future.exception()  # its caller may not have looked yet, and never will if it gives up
     else:
         future.set_result(replies[0])

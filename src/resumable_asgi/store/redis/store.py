@@ -18,7 +18,7 @@ from ...stream.store import Found, Slot
 from . import refusals
 from .backlog import Backlog
 from .commands import Commands
-from .connection import Connect, Link, WireLostError
+from .connection import Connect, ConnectionLostError, Link
 from .copy import Record
 from .resp import Reply, ReplyError, is_elsewhere
 from .tailer import Past, Tailer
@@ -208,16 +208,16 @@ class RedisStore:
         try:
             async with asyncio.timeout(self._timeout):
                 await asyncio.gather(self.writer.link.open(), self.reader.open())
-        except (WireLostError, TimeoutError) as error:
+        except (ConnectionLostError, TimeoutError) as error:
             logger.warning("Redis cannot be reached yet; streams go on unrecorded until it is: %s", error)
             return
         self._look_at_memory()
 
     def _look_at_memory(self) -> None:
         """Warn of a server that evicts keys, where it lets that be read. Nobody waits for the answer."""
-        wire = self.reader.wire or self.writer.link.wire
-        if wire is not None:
-            wire.call([self._commands.memory()], _note_eviction)
+        connection = self.reader.connection or self.writer.link.connection
+        if connection is not None:
+            connection.call([self._commands.memory()], _note_eviction)
 
     async def flush(self, timeout: float) -> None:
         await self.writer.flush(timeout)
@@ -241,7 +241,7 @@ class RedisStore:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._timeout
         try:
-            if link.wire is None:
+            if link.connection is None:
                 async with asyncio.timeout_at(deadline):
                     await link.open()
             (answer,) = await link.ask(command)
@@ -250,7 +250,7 @@ class RedisStore:
                 reply = await answer
             finally:
                 timer.cancel()
-        except (WireLostError, TimeoutError) as error:
+        except (ConnectionLostError, TimeoutError) as error:
             raise StoreUnavailableError(f"Redis did not answer: {error}") from error
         if isinstance(reply, ReplyError):
             kind = ElsewhereError if is_elsewhere(reply) else StoreUnavailableError

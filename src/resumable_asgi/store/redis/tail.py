@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from ...outcome import Outcome
 from ...stream.log import Log
 from .commands import Commands, LogKeys
-from .connection import Link, WireLostError
+from .connection import ConnectionLostError, Link
 from .keys import SEAL_ID, SEAL_MESSAGE
 from .resp import Reply, ReplyError, is_elsewhere
 
@@ -31,7 +31,7 @@ _PAUSE = 0.5
 """Seconds until a log that could not be read is read again."""
 
 
-class MovedError(WireLostError):
+class MovedError(ConnectionLostError):
     """The log is on another node of the Cluster."""
 
 
@@ -139,7 +139,7 @@ class Tail:
         while self._more and self.log.outcome is None:
             try:
                 await self._read_on()
-            except WireLostError as error:
+            except ConnectionLostError as error:
                 if self.given_up():
                     return
                 self._more = True
@@ -173,7 +173,7 @@ class Tail:
         while pages:
             entries = await pages.popleft()
             if isinstance(entries, ReplyError):
-                raise (MovedError if is_elsewhere(entries) else WireLostError)(str(entries))
+                raise (MovedError if is_elsewhere(entries) else ConnectionLostError)(str(entries))
             self.unreadable_since = None
             if not entries and (pages or not last_asked):  # gone, or an entry longer than a page
                 self._known, self._more = self.log.end, True

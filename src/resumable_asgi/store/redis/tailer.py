@@ -18,7 +18,7 @@ from ...settings import Settings
 from ...stream.log import Head, Log
 from . import refusals
 from .commands import Commands
-from .connection import Connect, Link, Wire, WireLostError
+from .connection import Connect, Connection, ConnectionLostError, Link
 from .copy import note_untold
 from .resp import Reply, ReplyError, is_elsewhere, pack
 from .tail import Tail
@@ -112,7 +112,7 @@ class Tailer:
         self._tails[keys.log] = tail
         if past.first is not None:
             tail.take(*past.first)
-        if sealed or self.subscription.wire is None or past.end - log.end > _SHORT:
+        if sealed or self.subscription.connection is None or past.end - log.end > _SHORT:
             tail.read()
         if not sealed:  # in the next turn: the first bytes are here, and can be sent in this one
             asyncio.get_running_loop().call_soon(self._subscribe, tail)
@@ -163,21 +163,21 @@ class Tailer:
                 tail.read()
 
     def _subscribe(self, tail: Tail) -> None:
-        wire = self.subscription.wire
+        connection = self.subscription.connection
         if self._tails.get(tail.keys.log) is not tail:
             return  # let go of since
-        if wire is not None:
-            wire.send(self._commands.subscribe(tail.keys.log))
+        if connection is not None:
+            connection.send(self._commands.subscribe(tail.keys.log))
         else:
             self.subscription.need()
 
-    def _subscribe_to_all(self, wire: Wire) -> None:
+    def _subscribe_to_all(self, connection: Connection) -> None:
         """What is followed over a new connection."""
         for tail in self._tails.values():
             tail.subscribed = False
         live = [tail.keys.log for tail in self._tails.values() if tail.log.outcome is None]
         if live:
-            wire.send(self._commands.subscribe(*live))
+            connection.send(self._commands.subscribe(*live))
 
     def hand_over(self, belongs: Callable[[bytes], Tailer]) -> None:
         """Have other tailers see to the tails that belong to them by their logs' keys."""
@@ -206,33 +206,33 @@ class Tailer:
         while self._tails:
             await asyncio.sleep(_PERIOD)
             self._let_go()
-            wire = self.subscription.wire
-            if wire is not None:
-                if wire.silence > max(self._settings.lease / 3, 4 * _PERIOD):
+            connection = self.subscription.connection
+            if connection is not None:
+                if connection.silence > max(self._settings.lease / 3, 4 * _PERIOD):
                     self.subscription.reopen()
                 else:
-                    wire.send(_PING)
+                    connection.send(_PING)
             live = [tail for tail in self._tails.values() if tail.log.outcome is None]
             for tail in live:
                 tail.quiet_rounds += 1
             try:
                 await self._look_after(live)
-            except (WireLostError, StoreUnavailableError, TimeoutError):
+            except (ConnectionLostError, StoreUnavailableError, TimeoutError):
                 for tail in live:
                     tail.given_up()
             except Exception:  # the one task that ends followers of the dead must go on
                 logger.exception("an answer of Redis could not be understood")
 
     def _let_go(self) -> None:
-        wire = self.subscription.wire
+        connection = self.subscription.connection
         for key, tail in list(self._tails.items()):
             tail.idle_rounds = 0 if tail.log.readers else tail.idle_rounds + 1
             if tail.idle_rounds > 2:
                 del self._tails[key]
                 if tail.reading is not None:
                     tail.reading.cancel()
-                if wire is not None:
-                    wire.send(self._commands.unsubscribe(key))
+                if connection is not None:
+                    connection.send(self._commands.unsubscribe(key))
 
     async def _look_after(self, live: list[Tail]) -> None:
         now = asyncio.get_running_loop().time()

@@ -16,7 +16,7 @@ from ...stream.log import Log
 from ...stream.store import Slot
 from .backlog import Backlog
 from .commands import Commands
-from .connection import Connect, Link, Wire
+from .connection import Connect, Connection, Link
 from .copy import Record, refused, resolve
 from .resp import Reply
 
@@ -92,7 +92,7 @@ class Writer:
         log.readers.add(record)
         if self._tick is None:
             self._on_tick()
-        if self.link.wire is None:
+        if self.link.connection is None:
             self.link.need()
             return
         commands: list[bytes] = []  # by itself and at once, since its client waits for it
@@ -244,7 +244,7 @@ class Writer:
             return
         self._tick = self._loop.call_later(self._period, self._on_tick)
         beat, self._beat_next = self._beat_next, not self._beat_next
-        if self.link.wire is None:
+        if self.link.connection is None:
             return
         if beat and (self.link.down or self._refused):
             self._beat_next = True
@@ -269,7 +269,7 @@ class Writer:
 
     def _travel(self) -> None:
         """What the records that are due need, in one trip."""
-        if self.link.wire is None:
+        if self.link.connection is None:
             return
         commands: list[bytes] = []
         trip: list[Record] = []
@@ -369,7 +369,7 @@ class Writer:
 
     # -- the connection
 
-    def _opened(self, wire: Wire) -> None:
+    def _opened(self, connection: Connection) -> None:
         self._under_way = 0
         # It may lead to another Redis than the last one. All are doubted first: considering may send at once.
         here = [record for record in list(self.records.values()) if not self._moved(record)]
