@@ -202,17 +202,17 @@ class Shard(RedisStore):
             self._address = address
             self.disconnect()
 
-    async def lives(self, workers: list[str]) -> list[Reply]:
+    async def have_leases(self, workers: list[str]) -> list[Reply]:
         replies: list[Reply] = []
         for worker in workers:
             reader = self._of(worker).reader
-            replies += await reader.fetch(self._commands.lives(worker))
+            replies += await reader.fetch(self._commands.has_lease(worker))
         if any(map(is_elsewhere, replies)):
             await self._refresh()
         return replies
 
-    async def tell(self, worker: str, stream_id: bytes) -> None:
-        await self._ask(self._of(worker).reader, self._commands.post(worker, stream_id))
+    async def post_stop(self, worker: str, stream_id: bytes) -> None:
+        await self._ask(self._of(worker).reader, self._commands.post_stop(worker, stream_id))
 
     async def moved(self) -> None:
         await self._refresh()

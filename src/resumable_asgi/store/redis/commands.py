@@ -131,14 +131,14 @@ class Commands:
         """Renew a worker's lease; the answer is its post."""
         return pack(b"SET", self._keys.worker(worker), b"", b"PX", _ms(lease), b"GET")
 
-    def lives(self, worker: str) -> bytes:
+    def has_lease(self, worker: str) -> bytes:
         return pack(b"EXISTS", self._keys.worker(worker))
 
     def memory(self) -> bytes:
         """Ask for the server's limit, and for what it does when that is reached."""
         return pack(b"INFO", b"memory")
 
-    def post(self, worker: str, stream_id: bytes) -> bytes:
+    def post_stop(self, worker: str, stream_id: bytes) -> bytes:
         """Tell a worker that a stream of its is to end, or was ended."""
         return POST.pack([self._keys.worker(worker)], stream_id)
 

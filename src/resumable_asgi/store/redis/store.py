@@ -155,7 +155,7 @@ class RedisStore:
     async def _stop_elsewhere(self, slot: Slot, stream_id: bytes, worker: str | None) -> bool:
         """Have the log sealed by its worker, which knows where it ends; or else, soon, by us."""
         if worker is not None:
-            await self.tell(worker, stream_id)
+            await self.post_stop(worker, stream_id)
             for _ in range(_STOP_LOOKS):
                 await asyncio.sleep(_STOP_PAUSE)
                 found = await self._find(slot, stream_id.decode())
@@ -165,7 +165,7 @@ class RedisStore:
         seal = self._commands.seal(keys, Outcome.STOPPED, retention=slot.route.retention)
         reply = await self._ask(self.reader, seal)
         if worker is not None:  # its lease may have been missing at first
-            await self.tell(worker, stream_id)
+            await self.post_stop(worker, stream_id)
         return reply[0] == b"sealed" or reply[:2] == [b"was", b"stopped"]
 
     def _own(self, slot: Slot, stream_id: str | None) -> Record | None:
@@ -179,11 +179,11 @@ class RedisStore:
 
     # -- what a Cluster answers otherwise
 
-    async def lives(self, workers: list[str]) -> list[Reply]:
-        return await self.reader.fetch(*map(self._commands.lives, workers))
+    async def have_leases(self, workers: list[str]) -> list[Reply]:
+        return await self.reader.fetch(*map(self._commands.has_lease, workers))
 
-    async def tell(self, worker: str, stream_id: bytes) -> None:
-        await self._ask(self.reader, self._commands.post(worker, stream_id))
+    async def post_stop(self, worker: str, stream_id: bytes) -> None:
+        await self._ask(self.reader, self._commands.post_stop(worker, stream_id))
 
     async def moved(self) -> None:
         return

@@ -49,11 +49,11 @@ class Past:
 class Shard(Protocol):
     """What a tailer asks of its store, since in a Cluster it may be the affair of another node."""
 
-    async def lives(self, workers: list[str]) -> list[Reply]:
+    async def have_leases(self, workers: list[str]) -> list[Reply]:
         """Whether each has a lease: 1, 0, or an error."""
         ...
 
-    async def tell(self, worker: str, stream_id: bytes) -> None:
+    async def post_stop(self, worker: str, stream_id: bytes) -> None:
         """Tell a worker that a stream of its is to end, or was ended. Raises `StoreUnavailableError`."""
         ...
 
@@ -116,7 +116,7 @@ class Tailer:
             tail.read()
         if not sealed:  # in the next turn: the first bytes are here, and can be sent in this one
             asyncio.get_running_loop().call_soon(self._subscribe, tail)
-        self._see_to_watch()
+        self._ensure_watch()
         return log
 
     async def aclose(self) -> None:
@@ -193,9 +193,9 @@ class Tailer:
         tail.subscribed = False
         self._tails[tail.keys.log] = tail
         self._subscribe(tail)
-        self._see_to_watch()
+        self._ensure_watch()
 
-    def _see_to_watch(self) -> None:
+    def _ensure_watch(self) -> None:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._watch())
 
@@ -205,7 +205,7 @@ class Tailer:
         """While something is followed: let go of what nobody reads, look after what is silent."""
         while self._tails:
             await asyncio.sleep(_PERIOD)
-            self._let_go()
+            self._drop_unread()
             connection = self.subscription.connection
             if connection is not None:
                 if connection.silence > max(self._settings.lease / 3, 4 * _PERIOD):
@@ -216,14 +216,14 @@ class Tailer:
             for tail in live:
                 tail.quiet_rounds += 1
             try:
-                await self._look_after(live)
+                await self._check(live)
             except (ConnectionLostError, StoreUnavailableError, TimeoutError):
                 for tail in live:
                     tail.given_up()
             except Exception:  # the one task that ends followers of the dead must go on
                 logger.exception("an answer of Redis could not be understood")
 
-    def _let_go(self) -> None:
+    def _drop_unread(self) -> None:
         connection = self.subscription.connection
         for key, tail in list(self._tails.items()):
             tail.idle_rounds = 0 if tail.log.readers else tail.idle_rounds + 1
@@ -234,14 +234,14 @@ class Tailer:
                 if connection is not None:
                     connection.send(self._commands.unsubscribe(key))
 
-    async def _look_after(self, live: list[Tail]) -> None:
+    async def _check(self, live: list[Tail]) -> None:
         now = asyncio.get_running_loop().time()
         workers = list({tail.log.head.worker for tail in live})
         silent = [tail for tail in live if self._is_silent(tail)]
         if not live:
             return
         async with asyncio.timeout(self._settings.lease):
-            leases = await self._shard.lives(workers)
+            leases = await self._shard.have_leases(workers)
             there = await self._reader.fetch(*[self._commands.exists(tail.keys.log) for tail in silent])
         for tail in live:
             if tail.reading is None or tail.reading.done():  # else its reading tells
@@ -258,7 +258,7 @@ class Tailer:
         unknown = {worker for worker, exists in zip(workers, leases, strict=True) if _is_error(exists)}
         for tail in live:
             if tail.log.head.worker in dead:
-                await self._bury(tail)
+                await self._seal_for_dead_worker(tail)
             elif tail.log.head.worker in unknown and tail.quiet_rounds * _PERIOD >= self._settings.lease:
                 tail.lose("silent", "nothing comes, and Redis does not say whether its worker lives")
 
@@ -275,7 +275,7 @@ class Tailer:
         self._missing = {worker: self._missing.get(worker, now) for worker in missing}
         return {worker for worker, since in self._missing.items() if now - since >= patience}
 
-    async def _bury(self, tail: Tail) -> None:
+    async def _seal_for_dead_worker(self, tail: Tail) -> None:
         """Seal the log of a dead worker, unless somebody was faster; read what there is and the seal."""
         retention = max(route.retention for route in self._settings.routes)
         seal = self._commands.seal(tail.keys, Outcome.LOST, retention=retention)
@@ -290,7 +290,7 @@ class Tailer:
                 tail.warn("its worker died")
             tail.read()
         # Should the worker have come back just now, it must hear of it.
-        await self._shard.tell(tail.log.head.worker, tail.keys.id)
+        await self._shard.post_stop(tail.log.head.worker, tail.keys.id)
 
 
 def _is_error(reply: Reply) -> bool:
