@@ -1,6 +1,6 @@
 """The checks behind `settings`: each returns the accepted value or raises `ConfigurationError`.
 
-A message names the field, the value and the remedy. The value of `redis_url` is never printed, since it
+A message names the field, the value and the remedy. The value of `redis_url` is never printed, because it
 may hold a password.
 """
 
@@ -65,7 +65,7 @@ def wrong(field: str, value: object, remedy: str) -> ConfigurationError:
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """A remedy for an unknown `name`: the known one most like it, or all of them."""
+    """A remedy for an unknown `name`: the known name that is most like it, or all of them."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(known))}"
 
@@ -78,7 +78,7 @@ def known_keys(where: str, keys: Iterable[object], known: Collection[str]) -> No
 
 
 def unknown_variable(variable: str, fields: Iterable[str]) -> ConfigurationError:
-    """The error for an environment variable `RESUMABLE_…` that stands for none of `fields`."""
+    """The error for an environment variable `RESUMABLE_…` that names none of `fields`."""
     known = {name.upper(): f"RESUMABLE_{name.upper()}" for name in fields} | {"REDIS_URL": "REDIS_URL"}
     close = difflib.get_close_matches(variable.removeprefix("RESUMABLE_").upper(), known, n=1, cutoff=0.5)
     hint = f"did you mean {known[close[0]]}?" if close else f"known are {', '.join(sorted(known.values()))}"
@@ -86,7 +86,7 @@ def unknown_variable(variable: str, fields: Iterable[str]) -> ConfigurationError
 
 
 def flag(field: str, value: object) -> bool:
-    """True or False, not a number that stands for it."""
+    """True or False; 1 and 0 are refused."""
     if not isinstance(value, bool):
         raise wrong(field, value, "give True or False")
     return value
@@ -111,7 +111,7 @@ def size(field: str, value: object) -> int:
 
 
 def unavailable_status(field: str, value: object) -> int:
-    """204, or a status that says that the server is at fault."""
+    """204, or a server error."""
     if isinstance(value, bool) or not isinstance(value, int) or not (value == 204 or 500 <= value <= 599):
         raise wrong(field, value, "give 503 or another 5xx, or 204 for clients that show every error")
     return value
@@ -137,8 +137,10 @@ def methods(field: str, value: object) -> frozenset[str]:
 
 
 def origins(field: str, value: object) -> tuple[str, ...]:
-    """Origins as browsers write them: in lower case, without the port where it is the scheme's own."""
-    remedy = "give a list of origins such as 'https://app.example.com': scheme, host and port, nothing behind"
+    """Origins as browsers write them: in lower case, without the scheme's default port."""
+    remedy = (
+        "give a list of origins such as 'https://app.example.com': scheme, host and port, nothing after them"
+    )
     if isinstance(value, str) or not isinstance(value, Collection):
         raise wrong(field, value, remedy)  # pyright: ignore[reportUnknownArgumentType]
     items: list[object] = list(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
@@ -153,7 +155,7 @@ def origins(field: str, value: object) -> tuple[str, ...]:
 
 
 def choice(field: str, value: object, *, known: Collection[str], unavailable: Collection[str]) -> None:
-    """One of `known`, and not one of those that do not work yet."""
+    """One of `known` that is not in `unavailable`."""
     if not isinstance(value, str) or value not in known:
         raise wrong(field, value, nearest(value, known) if isinstance(value, str) else f"give one of {known}")
     if value in unavailable:
@@ -174,7 +176,7 @@ def template(field: str, value: object) -> frozenset[str]:
 
 
 def key(value: object) -> None:
-    """Where a stream's key stands."""
+    """Where a request has the stream's key."""
     _reader("key", value, _KEY_FORMS, _KEY_HINT)
 
 
@@ -202,7 +204,7 @@ def _reader(field: str, value: object, forms: dict[str, re.Pattern[str] | None],
 
 
 def redis_url(value: object) -> None:
-    """A URL whose scheme is known and whose parts make sense; None is no URL and fine."""
+    """A URL with a known scheme and valid parts, or None."""
     if value is None:
         return
     if not isinstance(value, str):
@@ -216,16 +218,21 @@ def redis_url(value: object) -> None:
         raise _url_error(shown, f"give a URL with one of the schemes {', '.join(_SCHEMES)}, or None")
     shown = f"{scheme}://…"
     if "#" in value or "@" in re.sub("^[^/?]*", "", value[len(f"{scheme}://") :]):
-        raise _url_error(shown, "percent-encode each / ? # @ of the user, the password and the options")
+        raise _url_error(shown, "percent-encode each / ? # @ in the user, the password and the options")
     if _fails(lambda: urlsplit(value)):
-        raise _url_error(shown, "user, password or host is malformed; percent-encode what is special in them")
+        raise _url_error(
+            shown, "the user, password or host is malformed; percent-encode special characters in them"
+        )
     _URL_CHECKS[scheme](value)
     _check_sentinel_options(scheme, parse_qs(urlsplit(value).query, keep_blank_values=True))
 
 
 def _fails(parse: Callable[[], object]) -> bool:
-    """Whether it raises. An error that is raised outside of this does not have the parser's as its context,
-    which may quote the password."""
+    """Whether `parse` raises.
+
+    The error that the caller then raises does not have the parser's error as its context, which may quote
+    the password.
+    """
     try:
         parse()
     except ValueError:
@@ -245,7 +252,7 @@ def _check_server(url: str) -> None:
     database = parts.path.strip("/")
     if database and not (database.isascii() and database.isdigit()):
         raise _url_error(
-            shown, "the path is the number of the database; write for example redis://localhost:6379/0"
+            shown, "the path is the number of the database, for example redis://localhost:6379/0"
         )
 
 
@@ -263,7 +270,7 @@ def _check_sentinel(url: str) -> None:
 
 
 def _check_sentinel_options(scheme: str, options: dict[str, list[str]]) -> None:
-    """The Sentinels' own credentials: each at most once, and not empty."""
+    """The Sentinels' own credentials: each is given at most once and is not empty."""
     given = {name: values for name, values in options.items() if name.startswith("sentinel_")}
     known = given.keys() <= {"sentinel_username", "sentinel_password"}
     once = all(len(values) == 1 and values[0] for values in given.values())

@@ -1,4 +1,4 @@
-"""The exceptions a user of this package can meet."""
+"""The exceptions that a user of this package can meet."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ class ConfigurationError(ResumableError, ValueError):
 
 
 class StoreUnavailableError(ResumableError):
-    """Redis could not be asked within `Settings.redis_timeout`."""
+    """Redis did not answer within `Settings.redis_timeout`, or refused."""

@@ -1,4 +1,4 @@
-"""The ASGI shell: which requests start, resume or stop a stream; the start and the end of the process."""
+"""The ASGI shell: tells starts, resumes and stops from other requests, and handles startup and shutdown."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _UNRECORDED_BODIES = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
-"""Extensions by which a body would go past us."""
+"""ASGI extensions with which an app sends a body that the middleware does not see."""
 
 
 class _Runtime:
-    """What lives in one event loop."""
+    """The state of one event loop."""
 
     def __init__(self, store: Store, followers: Followers) -> None:
         self.loop = asyncio.get_running_loop()
@@ -51,10 +51,10 @@ class _Runtime:
 
 
 class ResumableStreamMiddleware:
-    """Makes the event streams of configured routes resumable; see `Settings` for what can be set.
+    """Makes the event streams of configured routes resumable; `Settings` lists the options.
 
-    `settings` defaults to `Settings.from_env()`. A `redis` client is used for its connections in place of
-    `settings.redis_url`, and never closed. With neither, every request passes through untouched.
+    `settings` defaults to `Settings.from_env()`. If a `redis` client is given, its connection settings are
+    used in place of `settings.redis_url`; the client is never closed. With neither, nothing is recorded.
 
     Raises:
         ConfigurationError: a setting has a wrong value.
@@ -84,7 +84,7 @@ class ResumableStreamMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            # The router looks closer, but nearly all that is not its affair goes by here for less.
+            # Most requests belong to no route: this test is cheaper than the router's.
             near = scope["path"].startswith(self._prefixes) or scope.get("root_path")
             if near and (match := self._router.match(scope)) is not None:
                 await self._serve(match, scope, receive, send)
@@ -131,7 +131,7 @@ class ResumableStreamMiddleware:
         await request.serve(send, runtime.followers)
 
     async def _serve_nothing(self, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
-        """Without a store nothing is recorded, and front ends that resume go on working."""
+        """Answer without a store: nothing is recorded, and front ends that resume continue to work."""
         if match.action is Action.START or match.start is not None:
             await self.app(scope, receive, send)
         elif match.action is Action.STOP:
@@ -188,7 +188,7 @@ class ResumableStreamMiddleware:
             except Exception as error:
                 if heard:
                     raise
-                logger.info("the app has no lifespan (%s); its streams have one", error)
+                logger.info("the app does not support lifespan (%s); the middleware answers for it", error)
             if not heard:
                 await _live(receive_and_drain, send_and_note)
         finally:
@@ -198,9 +198,9 @@ class ResumableStreamMiddleware:
     async def _identify(
         self, runtime: _Runtime, match: Match, scope: Scope, client: Receiver
     ) -> tuple[Slot, str] | Reason | None:
-        """Where the stream of a request belongs, and its key. Otherwise the reason; None if the client left.
+        """The place of the request's stream and its key, or why it is not recorded; None if the client left.
 
-        The owner comes first, because it seldom needs the body.
+        The owner is asked for first, because it seldom needs the body.
         """
         request = Request({**scope, "path_params": match.params}, client.peek)
         try:
@@ -218,7 +218,7 @@ class ResumableStreamMiddleware:
         return Slot(slot_name(match.route, mount, match.params, owner, key), match.route), key
 
     def _current_runtime(self) -> _Runtime:
-        """That of the running event loop: Starlette's `TestClient` makes a new loop for each request."""
+        """The runtime of the running loop. Starlette's `TestClient` makes a new loop for each request."""
         runtime = self._runtime
         if runtime is None or runtime.loop is not asyncio.get_running_loop():
             assert self._open is not None
@@ -229,22 +229,24 @@ class ResumableStreamMiddleware:
 
 
 async def _live(receive: Receive, send: Send) -> None:
-    """The lifespan of an app that has none, as Django's: runs are to be drained all the same."""
+    """Answer lifespan messages for an app that does not, such as Django, so that its runs are drained too."""
     for _ in ("startup", "shutdown"):
         message = await receive()
         await send({"type": message["type"] + ".complete"})
 
 
 def _shortest_wait(routes: Sequence[ResumableRoute]) -> float:
-    """The least of what followers have to keep to, and at most 4 seconds."""
+    """The shortest `keepalive` or `stall_timeout` in seconds, at most 4."""
     waits = [wait for route in routes for wait in (route.keepalive, route.stall_timeout) if wait is not None]
     return min([4.0, *waits])
 
 
 def _keep_bodies_recordable(scope: Scope) -> None:
-    """Have the app send its body to us, in no content coding, and listen for a disconnect, by which it is
-    stopped: from version 2.4 on Starlette waits for an error of `send` instead. Changes the scope in place:
-    outer middleware finds in it what the app's router puts there."""
+    """Have the app send an uncompressed body in plain messages, and listen for the disconnect that stops it.
+
+    From ASGI HTTP version 2.4 on, Starlette does not listen but waits for an error of `send`. The scope is
+    changed in place, because outer middleware reads what the app's router adds to it.
+    """
     asgi = scope.get("asgi", {})
     if asgi.get("spec_version", "2.0") not in ("2.0", "2.1", "2.2", "2.3"):
         scope["asgi"] = {**asgi, "spec_version": "2.3"}
@@ -268,7 +270,7 @@ async def _is_running(store: Store, identity: tuple[Slot, str] | Reason | None) 
 
 
 def _refusal(error: HTTPException) -> Response:
-    """What Starlette answers where an endpoint raises it; details that are no text as FastAPI does."""
+    """Starlette's answer to an exception of an endpoint; FastAPI's if the detail is not a text."""
     detail: Any = error.detail
     if error.status_code in (204, 304):
         return Response(status_code=error.status_code, headers=error.headers)

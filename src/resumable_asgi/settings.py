@@ -277,7 +277,7 @@ async def ask(name: str, function: Reader, request: Request) -> str | None:
     """Call a user's sync or async `function` of the setting `name`.
 
     Raises:
-        ConfigurationError: it returned something else than a string or None.
+        ConfigurationError: it returned something other than a string or None.
     """
     returned: Any = function(request)
     answer: object = await returned if inspect.isawaitable(returned) else returned

@@ -1,4 +1,4 @@
-"""What is wrong with the set-up around the middleware, and what streams are bound to; logged once."""
+"""Warnings about the app around the middleware, and what streams are bound to; each is logged once."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _BOUND_TO = {
 }
 
 _INSIDE = (
-    "%s is inside of ResumableStreamMiddleware, so that resume answers pass it by: add it after"
-    " ResumableStreamMiddleware, since what is added last is outermost"
+    "%s is inside ResumableStreamMiddleware, so it does not see resume requests: add it after"
+    " ResumableStreamMiddleware, because the middleware that is added last is outermost"
 )
 _WORKERS = (
     "memory:// keeps streams in one process, but there are %d workers, so that most resumes find nothing: set"
     " redis_url to a Redis, or run one worker"
 )
 _COMPRESSED = (
-    "%s compresses event streams, and keeps events back while it does: exclude text/event-stream from it, or"
-    " add it before ResumableStreamMiddleware"
+    "%s compresses event streams and delays events: exclude text/event-stream from it, or add it before"
+    " ResumableStreamMiddleware"
 )
 _HTTP_1_0 = (
-    "a request came by HTTP/1.0, in which a stream that failed looks complete. Behind nginx add"
+    "a request uses HTTP/1.0, in which a failed stream looks complete. Behind nginx add"
     " `proxy_http_version 1.1;` and `proxy_buffering off;` (docs/servers.md)"
 )
 _ROUTED = (
@@ -48,13 +48,13 @@ _ROUTED = (
     " app = ResumableStreamMiddleware(Litestar(...))"
 )
 _SIGNED = (
-    "owner=%r of %s is the cookie of SessionMiddleware, which signs it anew with every response, so that no"
-    " stream is found again: give owner='session:<key>', with a key of request.session that names the user"
+    "owner=%r of %s is the cookie of SessionMiddleware, which changes with every response, so that no stream"
+    " is found again: give owner='session:<key>', with a key of request.session that names the user"
 )
 
 
 class SetupChecks:
-    """Looks at the apps around one middleware and at its first requests; every finding is logged once."""
+    """Checks the apps around one middleware and its first requests; each finding is logged once."""
 
     __slots__ = ("_app", "_looked_outside", "_said", "_settings")
 
@@ -73,8 +73,10 @@ class SetupChecks:
             self._warn(_WORKERS, workers)
 
     def at_start(self, scope: Scope, middleware: ASGIApp) -> None:
-        """Look at the middleware outside of this one, if the app is Starlette's; at the lifespan or, without
-        one, at the first request."""
+        """Check the middleware outside this one, if the app is Starlette's.
+
+        Called at startup, or at the first request if there is no lifespan.
+        """
         if self._looked_outside:
             return
         self._looked_outside = True
@@ -88,7 +90,7 @@ class SetupChecks:
                 self._warn(_COMPRESSED, type(outer).__name__)
 
     def at_request(self, scope: Scope, *, start: bool) -> None:
-        """Look at a request to a configured route."""
+        """Check a request to a configured route."""
         if scope.get("http_version") == "1.0":
             self._warn(_HTTP_1_0)
         if start and "route_handler" in scope:
@@ -120,8 +122,8 @@ def _bound_to(route: ResumableRoute) -> str:
 
 
 def _chain(app: object) -> Iterator[object]:
-    """An app and those inside of it, as Starlette's middleware holds them."""
-    for _ in range(100):  # one that holds itself must not hold us
+    """An app and the apps inside it, which Starlette's middleware holds as `app`."""
+    for _ in range(100):  # bounded, because an app may hold itself
         if app is None:
             return
         yield app
@@ -129,7 +131,7 @@ def _chain(app: object) -> Iterator[object]:
 
 
 def _inside(app: object) -> Iterator[str]:
-    """The names of those in `_OUTER` that `app` is or contains, or will contain once Starlette builds it."""
+    """The classes of `_OUTER` in `app`, also those that Starlette will only add when it builds its stack."""
     for each in _chain(app):
         kinds = [type(each), *(added.cls for added in getattr(each, "user_middleware", ()))]
         for kind in kinds:
@@ -137,12 +139,12 @@ def _inside(app: object) -> Iterator[str]:
 
 
 def _class_names(kind: object) -> list[str]:
-    """Of a class and its bases; by name, because some of them need packages that are not installed."""
+    """The names of a class and its bases. The classes may be of packages that are not installed."""
     return [each.__name__ for each in getattr(kind, "__mro__", ())]
 
 
 def _spares_event_streams(compressing: object) -> bool:
-    """Whether Starlette's GZipMiddleware is told so, or a version without that setting does so."""
+    """Whether a compressing middleware excludes event streams, by its setting or by default."""
     told: Any = getattr(compressing, "exclude_content_types", None)
     if told is None:
         modules = [sys.modules.get(kind.__module__) for kind in type(compressing).__mro__]
@@ -151,8 +153,10 @@ def _spares_event_streams(compressing: object) -> bool:
 
 
 def workers_asked_for(arguments: list[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
-    """The number of workers on the server's command line or in its environment, 1 if there is none. Workers
-    have the server's command line in `sys.argv`."""
+    """The number of workers on the server's command line or in its environment; 1 if there is none.
+
+    `sys.argv` of a worker is the server's command line.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     named = [environ.get("WEB_CONCURRENCY", ""), environ.get("GRANIAN_WORKERS", "")]
     for name, value in zip(arguments, [*arguments[1:], ""], strict=False):

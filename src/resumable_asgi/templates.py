@@ -1,4 +1,4 @@
-"""The path templates of routes: which requests each answers, and whether every stream can be found again."""
+"""The path templates of routes: which requests each one answers, and whether a resume finds every stream."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Action(Enum):
 
 
 class Rule(NamedTuple):
-    """One template, and the methods that it is asked for."""
+    """One template and its methods."""
 
     action: Action
     methods: frozenset[str]
@@ -44,13 +44,16 @@ class Templates(NamedTuple):
     resume: str
     stop: str | None
     key_param: str
-    """The parameter of `resume` and `stop` that holds the key, where they do not call it `key`."""
+    """The parameter of `resume` and `stop` that holds the key, unless they call it `key`."""
     shared_params: tuple[str, ...]
     identity: object
 
     def rules(self) -> Iterator[Rule]:
-        """In the order in which they are asked. Resume and stop come before the start: they are the longer
-        ones, and a start template that ends in a `path` parameter would swallow them."""
+        """The rules in the order in which the router tries them.
+
+        Resume and stop come first: they are longer, and a start template that ends in a `path` parameter
+        matches them too.
+        """
         yield Rule(Action.RESUME, frozenset({"GET", "HEAD"}), self.resume)
         if self.stop is not None:
             yield Rule(Action.STOP, frozenset({"POST"}), self.stop)
@@ -65,7 +68,7 @@ class _Asked(NamedTuple):
 
 
 class _Trial:
-    """Asks the templates of all routes in turn, as the router does."""
+    """Tries the templates of all routes in turn, as the router does."""
 
     def __init__(self, routes: Sequence[Templates]) -> None:
         self._rules = [
@@ -80,10 +83,10 @@ class _Trial:
 
 
 def check_every_start_is_found(routes: Sequence[Templates]) -> None:
-    """Try each route's templates with sample parameters and with the words of the other templates.
+    """Try each route's templates with sample parameters and with words from the other templates.
 
     Raises:
-        ConfigurationError: a request would start a stream, and the resume of that stream leads elsewhere.
+        ConfigurationError: a request would start a stream that its resume template does not find.
     """
     trial = _Trial(routes)
     words = sorted(
@@ -113,7 +116,7 @@ def _check_start(trial: _Trial, route: Templates, params: dict[str, str]) -> Non
         return
     raise ConfigurationError(
         f"resume={route.resume!r} of the route {route.path!r}: {method} {path} would start a stream, but"
-        f" GET {resume} {_led_to(found)}, so that it is never found again; {_remedy(route, found)}"
+        f" GET {resume} {_led_to(found)}, so the stream is never found again; {_remedy(route, found)}"
     )
 
 
@@ -132,7 +135,7 @@ def _remedy(route: Templates, found: _Asked | None) -> str:
 
 
 def _sample_params(route: Templates, words: list[str]) -> Iterator[dict[str, str]]:
-    """Values for the parameters of the start's template. What holds the key is only tried with samples."""
+    """Values for the parameters of the start's template. The key is only tried with samples."""
     names = list(
         dict.fromkeys((name, convertor or "str") for name, convertor in _PARAMETER.findall(route.path))
     )

@@ -354,7 +354,7 @@ async def test_a_hash_slot_that_nobody_serves_has_no_primary() -> None:
 )
 async def test_an_answer_that_cannot_be_understood_is_none(answer: Any) -> None:
     known = topology(answer)
-    with pytest.raises(ConnectionError, match="no node says who serves what"):
+    with pytest.raises(ConnectionError, match="no node says which node serves which hash slot"):
         await known.refresh()
     assert not known.known
 

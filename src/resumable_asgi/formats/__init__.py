@@ -1,6 +1,6 @@
-"""What the bytes of a stream mean to its clients: one module a format, none of which does I/O.
+"""What the bytes of a stream mean to its clients: one module for each format, without I/O.
 
-A module adds its `Format` to the table here, and nothing else changes.
+To add a format, write a module and add its `Format` to this table.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from . import ai_sdk, sse
 from .format import Format
 
 FORMATS: tuple[Format, ...] = (ai_sdk.FORMAT, sse.FORMAT)
-"""The first that knows a response is its format; the last one knows every event stream."""
+"""The first format that recognises a response is used. The last one recognises every event stream."""
 
 
 def recognise(headers: Iterable[tuple[bytes, bytes]]) -> Format:

@@ -16,7 +16,7 @@ from .format import Ending, Format
 from .sse import BLANK_LINE, BOM, at_boundary
 
 MOST_HELD_BACK = 64 * 1024
-"""Bytes; a first event that is longer passes unchanged."""
+"""Bytes. A longer first event passes unchanged."""
 
 _HEADER = b"x-vercel-ai-ui-message-stream"
 _DATA_LINE = re.compile(rb"(?:\A|(?<=[\r\n]))data(?::[ ]?(?P<value>[^\r\n]*))?(?=[\r\n])")
@@ -34,7 +34,7 @@ def _known_by(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 
 
 def _ending(outcome: Outcome, tail: bytes) -> Ending:
-    """An `abort` or `error` chunk where an event may begin; nothing follows `[DONE]`, the protocol's end."""
+    """An `abort` or `error` chunk; none within an event, and none after `[DONE]`, the protocol's end."""
     if not at_boundary(tail) or _DONE_LINE.search(tail):
         return sse.FORMAT.ending(outcome, tail)
     chunk = {"type": "abort"}
@@ -45,10 +45,10 @@ def _ending(outcome: Outcome, tail: bytes) -> Ending:
 
 
 class MessageId:
-    """Gives an AI SDK stream's first chunk a `messageId` if it is a `start` chunk without one.
+    """Adds a `messageId` to the first chunk of an AI SDK stream, if it is a `start` chunk without one.
 
-    Without it a replay duplicates text in the client. All other bytes pass unchanged: the first event that
-    carries data once it is complete, everything before and after it at once.
+    Without it, a replay duplicates text in the client. All other bytes pass unchanged. The first event with
+    data is held back until it is complete; everything else passes at once.
     """
 
     __slots__ = ("_bom", "_held", "_insertion", "done")
@@ -61,7 +61,7 @@ class MessageId:
         """Whether all further bytes pass unchanged."""
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes of the stream; returns those that may go on."""
+        """Take the next bytes of the stream, and return the bytes to record."""
         if self.done:
             return data
         searched = max(0, len(self._held) - 3)  # the end of an event is at most four bytes
@@ -72,7 +72,7 @@ class MessageId:
             event = bytes(self._held[: found.end()])
             del self._held[: found.end()]
             lines = event.removeprefix(self._bom)
-            self._bom = b""  # it only is one at the start of the stream
+            self._bom = b""  # only the start of the stream can be a BOM
             values = list(_DATA_LINE.finditer(lines))
             if values and len(event) <= MOST_HELD_BACK and (at := _insertion_point(values)):
                 at += len(event) - len(lines)
@@ -84,7 +84,7 @@ class MessageId:
         return bytes(passed)
 
     def flush(self) -> bytes:
-        """The bytes still held back, unchanged; for the end of the stream."""
+        """Return the bytes that are still held back, unchanged. Called at the end of the stream."""
         held = bytes(self._held)
         self._held.clear()
         self.done = True
@@ -92,7 +92,7 @@ class MessageId:
 
 
 def _insertion_point(values: list[re.Match[bytes]]) -> int:
-    """The offset after the opening brace of a `start` chunk without `messageId`; else 0."""
+    """The offset after the opening brace of a `start` chunk without `messageId`; 0 for other chunks."""
     try:
         chunk: object = json.loads(b"\n".join(value["value"] or b"" for value in values).decode())
     except (ValueError, RecursionError):

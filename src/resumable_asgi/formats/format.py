@@ -1,4 +1,4 @@
-"""What the package asks of a format: how to know it, how to end it, and how to number its messages."""
+"""What the package asks of a format: how to recognise it, how to end it, and how to add a message id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..outcome import Outcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """How to end a response whose app did not: send `body`, then finish (`clean`) or break the connection."""
+    """An ending that the app did not write: `body`, then a clean end (`clean`) or a broken connection."""
 
     body: bytes
     clean: bool
@@ -26,11 +26,11 @@ class Rewriter(Protocol):
         ...
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes of the body; returns those that may go on."""
+        """Take the next bytes of the body, and return the bytes to record."""
         ...
 
     def flush(self) -> bytes:
-        """The bytes still held back, unchanged; for the end of the body."""
+        """Return the bytes that are still held back, unchanged. Called at the end of the body."""
         ...
 
 
@@ -40,12 +40,12 @@ class Format:
 
     name: str
     known_by: Callable[[Iterable[tuple[bytes, bytes]]], bool]
-    """Whether a response with these headers, whose names may be in any case, has this format."""
+    """Whether a response with these headers has this format. Their names may be in any case."""
     ending: Callable[[Outcome, bytes], Ending]
-    """The ending a client sees for an outcome other than done, after these last bytes (`TAIL` suffice)."""
+    """The ending for an outcome other than done, given the last bytes of the log (`TAIL` are enough)."""
     rewriter: Callable[[str], Rewriter] | None = None
-    """Makes what gives messages the stream id where the app gave them none."""
+    """Makes a rewriter that uses the given stream id as the message id, if the app sends none."""
 
 
 TAIL = 64
-"""Bytes of what a client was sent last that every format's `ending` can do with."""
+"""How many of the last bytes every format's `ending` needs."""

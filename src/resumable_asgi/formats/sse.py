@@ -1,6 +1,6 @@
-"""Plain server-sent events: event boundaries, ids and comments, as far as they matter for resuming.
+"""Plain server-sent events: event boundaries, ids and comments.
 
-An event boundary is the offset just after a blank line, or 0. Lines end in LF, CR or CRLF, mixed at will
+An event boundary is the offset just after a blank line, or 0. Lines end in LF, CR or CRLF, in any mixture
 (https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream). Blank lines at the
 very start belong to the first event.
 """
@@ -14,10 +14,12 @@ from ..outcome import Outcome
 from .format import Ending, Format
 
 COMMENT = b": keep-alive\n\n"
-"""What a follower is sent in silence; every client ignores it."""
+"""Sent to a follower after silence. Every client ignores it."""
 
 BOM = b"\xef\xbb\xbf"
-BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")  # atomic: else CRLF could count as two line ends
+BLANK_LINE = re.compile(
+    rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)"
+)  # atomic, so that CRLF does not count as two line ends
 _BOUNDARIES = (b"\n\n", b"\r\r", b"\n\r", b"\n\r\n", b"\r\r\n")
 _FIRST_WINDOW = 16 * 1024
 
@@ -25,16 +27,16 @@ _FIRST_WINDOW = 16 * 1024
 def at_boundary(tail: bytes) -> bool:
     """Whether a stream whose last bytes are `tail` (4 suffice) ends after a complete event.
 
-    After a final CR the LF of a CRLF may still follow. That is harmless: wherever that LF then stands, after
-    an inserted event or at the head of the next part, it is one more blank line, which ends no event.
+    After a final CR, the LF of a CRLF may still follow. That is harmless: after an inserted event, or at the
+    beginning of the next part, it is one more blank line, which ends no event.
     """
     return not tail or tail.endswith(_BOUNDARIES)
 
 
 def event_start(data: bytes | bytearray, offset: int) -> int:
-    """The largest event boundary that is at most `offset`; never between CR and LF of one line end.
+    """The last event boundary up to `offset`; never between the CR and the LF of one line end.
 
-    Where `data` may grow and ends in a CR at `offset`, wait for the next byte first: see `is_settled`.
+    If `data` may grow and ends in a CR at `offset`, wait for the next byte first: see `is_settled`.
     """
     end = min(offset, len(data))
     if end > 0 and data[end - 1 : end + 1] == b"\r\n":
@@ -52,7 +54,7 @@ def event_start(data: bytes | bytearray, offset: int) -> int:
 def after_event_id(data: bytes | bytearray, event_id: bytes) -> int | None:
     """The offset just after the last complete event with the line `id: <event_id>`; None if there is none.
 
-    Where `data` may grow and ends in a CR there, the LF of its line end may still come: see `is_settled`.
+    If `data` may grow and ends in a CR there, an LF may still follow: see `is_settled`.
     """
     if not event_id or any(byte in event_id for byte in (b"\r", b"\n", b"\0")):
         return None
@@ -60,13 +62,15 @@ def after_event_id(data: bytes | bytearray, event_id: bytes) -> int | None:
     while (line_end := _last_id_line(data, event_id, end)) >= 0:
         if blank := BLANK_LINE.search(data, line_end):
             return blank.end()
-        end = line_end  # an event that is still being written: look further back
+        end = line_end  # the app still writes this event: look further back
     return None
 
 
 def is_settled(tail: bytes) -> bool:
-    """Whether the end of a live stream, whose last bytes are `tail`, is a position whatever comes next: after
-    a CR an LF may come, which belongs to the same line end."""
+    """Whether the end of a live stream with the last bytes `tail` stays a line end, whatever follows.
+
+    After a CR, an LF may follow that belongs to the same line end.
+    """
     return not tail.endswith(b"\r")
 
 
@@ -84,7 +88,7 @@ def _last_boundary(data: bytes | bytearray, start: int, end: int) -> int:
 
 
 def _last_id_line(data: bytes | bytearray, event_id: bytes, end: int) -> int:
-    """Where the last line `id: <event_id>` before `end` ends (the offset of its CR or LF), or -1."""
+    """The end of the last line `id: <event_id>` before `end` (the offset of its CR or LF), or -1."""
     last = -1
     for field in (b"id: " + event_id, b"id:" + event_id):
         for line_end in (b"\n", b"\r"):
@@ -101,11 +105,11 @@ def _begins_line(data: bytes | bytearray, offset: int) -> bool:
 
 
 def _known_by(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    return True  # what is recorded is an event stream
+    return True  # only event streams are recorded
 
 
 def _ending(outcome: Outcome, tail: bytes) -> Ending:
-    """Plain events have no words for a failure, so that only a broken connection tells of one."""
+    """Plain SSE has no event for a failure: a broken connection shows it."""
     return Ending(body=b"", clean=outcome is Outcome.STOPPED)
 
 

@@ -1,1 +1,1 @@
-"""What a request asks for: which route and action, whose stream it is, and from where on."""
+"""What a request asks for: its route and action, its owner and key, and its position in a log."""

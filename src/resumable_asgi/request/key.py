@@ -15,12 +15,12 @@ from .routing import Match
 from .unrecorded import Reason
 
 LONGEST_KEY = 512
-"""Characters; a request with a longer key is unrecorded."""
+"""Characters. A request with a longer key is not recorded."""
 
 _SLICE = 8 * 1024
 _TURN = 0.001
-"""A scan looks at its clock after this many bytes, which take it 1 ms at most, and gives way after this many
-seconds."""
+"""A scan reads the clock after each slice of so many bytes, which takes 1 ms at most, and yields to the event
+loop after so many seconds."""
 
 
 async def read_key(
@@ -28,12 +28,12 @@ async def read_key(
 ) -> str | Reason:
     """The stream's key, or why there is none: 1 to 512 characters that UTF-8 can encode.
 
-    No more of `body` is read than it takes. All scans of one event loop share `turns`, so that only one of
-    them works in each turn of the loop.
+    `body` is read only as far as necessary. All scans of one event loop share `turns`, so that one of them at
+    most runs in each turn of the loop.
 
     Raises:
-        ConfigurationError: a user's callable returned something else than a string or None.
-        starlette.exceptions.HTTPException: a user's callable raised it: it is the answer.
+        ConfigurationError: a user's callable returned something other than a string or None.
+        starlette.exceptions.HTTPException: a user's callable raised it. It is the answer to the request.
         starlette.requests.ClientDisconnect: the client left before its body was complete.
     """
     route = match.route

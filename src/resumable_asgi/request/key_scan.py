@@ -1,90 +1,107 @@
 """Finds a stream's key in a JSON body while the body arrives; no I/O.
 
-`json.loads` holds the event loop for as long as the body pleases. This scan builds nothing, forgets what it
-has passed, and counts its steps. It reads the members of the objects on the way to the key; of all other
-values it only looks for the end. It stops at the key, or as soon as there can be none. Of repeated members
-the first counts. What is malformed beside the way to the key, or behind it, is left to the app.
+`json.loads` would hold the event loop for as long as the body wishes. This scan builds no objects, forgets
+what it has passed, and counts its steps. For the path `data.id` it reads the body
+`{"user": {"a": 1}, "data": {"id": "c1"}}` in these steps (`_At` before, what the step takes, `_At` after):
+
+    BODY             {             NAME_OR_END
+    NAME_OR_END      "user": {     PASSED_BRACKETS    a value that is not on the path: only its end matters
+    PASSED_BRACKETS  "a": 1}       COMMA_OR_END
+    COMMA_OR_END     ,             NAME
+    NAME             "data":       WANTED_VALUE       the first name of the path
+    WANTED_VALUE     {             NAME_OR_END        the path continues in this object
+    NAME_OR_END      "id":         WANTED_VALUE       the last name of the path
+    WANTED_VALUE     "c1"          FOUND
+
+A run of plain members (`"a": "b", "c": 1,`) is one step; members with escapes in their names are read token
+by token. A token that the end of a piece cuts is kept in `_carry` and read again with the next piece. The
+first of members with the same name counts. The app deals with errors outside the path or after the key.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from enum import Enum, auto
-from typing import cast
 
 from .key_patterns import (
     BEGIN,
-    INTEGER,
+    BOM,
+    LONGEST_NUMBER,
+    LONGEST_STRING,
     REST_OF_STRING,
     SCALAR,
     SPACE,
     STRING,
     UP_TO_BRACKET,
+    end_of,
+    key_of,
     members_before,
     plain_key,
+    text_of,
 )
 
 MOST_STEPS = 100_000
-"""Steps after which a body is too odd: one for ten bytes of a body of 1 MiB. A run of plain members of the
-objects on the way to the key takes one step, every other member ten or more. In values that are passed over,
-a run of brackets takes one, and none where three levels of them are closed again within a slice."""
+"""Steps after which the scan gives up: one for ten bytes of a body of 1 MiB. A run of plain members takes one
+step, every other member ten or more. Within a skipped value a run of brackets takes one step, and none if
+three levels of them are closed within the same piece."""
 
 _STEPS_AT_ONCE = 400
+"""Steps in one call of `feed`."""
 
-_LONGEST_KEY = 512 * 12 + 2
-"""Bytes of 512 characters that are written as two escapes each (`\\ud83d\\ude00`), and two quotes."""
-
-_LONGEST_NUMBER = 513
-
-_NAME_STEPS = 5
-_ESCAPED_STEPS = 20
-"""What decoding a name costs."""
-
-_BOM = b"\xef\xbb\xbf"
+_NAME_STEPS, _ESCAPED_STEPS = 5, 20
+"""Steps that a name counts for, without and with escapes."""
 
 
 class KeyState(Enum):
-    """What is known of the key so far."""
+    """What the scan knows of the key."""
 
     READING = auto()
-    """Feed more; at the end of the body it means that there is no key."""
+    """Feed the next piece. At the end of the body there is no key."""
     BUSY = auto()
-    """Feed nothing: what was fed has not been worked through yet."""
+    """Feed an empty piece: the last one has not been scanned to its end."""
     FOUND = auto()
     ABSENT = auto()
     TOO_ODD = auto()
-    """The body takes more work than a key is worth."""
+    """The scan has taken `MOST_STEPS`."""
 
 
 class _At(Enum):
-    """What comes next in the body."""
+    """What the scan expects next in the body."""
 
-    BODY = auto()
-    OBJECT = auto()
-    NAME_OR_END = auto()
-    NAME = auto()
-    COLON = auto()
-    VALUE = auto()
-    COMMA_OR_END = auto()
-    WANTED_COLON = auto()
-    WANTED_VALUE = auto()
-    PASSED_SCALAR = auto()
-    PASSED_STRING = auto()
-    PASSED_NAME = auto()
-    PASSED_BRACKETS = auto()
-    STRING_IN_BRACKETS = auto()
+    BODY = auto()  # a byte order mark, or the first token
+    OBJECT = auto()  # the brace that opens the body's object
+    NAME_OR_END = auto()  # after an opening brace on the path
+    NAME = auto()  # after a comma
+    COLON = auto()  # after a name that is not on the path
+    VALUE = auto()  # after that colon
+    COMMA_OR_END = auto()  # after a value that is not on the path
+    WANTED_COLON = auto()  # after a name on the path
+    WANTED_VALUE = auto()  # after that colon: the next object of the path, or the key
+    PASSED_SCALAR = auto()  # the rest of a number or word that is skipped
+    PASSED_STRING = auto()  # the rest of a string that is skipped
+    PASSED_NAME = auto()  # the rest of a name that is too long to be on the path
+    PASSED_BRACKETS = auto()  # the rest of an object or array that is skipped
+    STRING_IN_BRACKETS = auto()  # the rest of a string within one
 
+
+_AFTER_TOKEN = {
+    (_At.OBJECT, b"{"): _At.NAME_OR_END,
+    (_At.COLON, b":"): _At.VALUE,
+    (_At.COMMA_OR_END, b","): _At.NAME,
+    (_At.WANTED_COLON, b":"): _At.WANTED_VALUE,
+}
+"""The punctuation that a state accepts, and the state after it."""
 
 _AFTER_STRING = {
     _At.PASSED_STRING: _At.COMMA_OR_END,
     _At.PASSED_NAME: _At.COLON,
     _At.STRING_IN_BRACKETS: _At.PASSED_BRACKETS,
 }
+"""The state after the end of a skipped string."""
 
 
 class KeyScan:
-    """One body's scan for the string or integer at `dotted_path`; a float, a boolean and null are no keys."""
+    """Scans one body for the string or integer at `dotted_path`. Floats, booleans and null are no keys."""
 
     __slots__ = ("_at", "_carry", "_depth", "_members", "_names", "_steps", "key", "state")
 
@@ -104,11 +121,11 @@ class KeyScan:
 
     @property
     def decided(self) -> bool:
-        """Whether more of the body changes nothing."""
-        return self.state is not KeyState.READING and self.state is not KeyState.BUSY
+        """Whether the rest of the body does not matter."""
+        return not (self.state is KeyState.READING or self.state is KeyState.BUSY)
 
     def feed(self, data: bytes) -> KeyState:
-        """Go on with the next piece of the body. One of 8 KiB takes 1 ms at most."""
+        """Scan the next piece of the body. A piece of 8 KiB takes 1 ms at most."""
         if self._at is _At.BODY and not self._carry and (key := self._at_once(data)) is not None:
             self.key, self.state = key, KeyState.FOUND
             return self.state
@@ -134,7 +151,7 @@ class KeyScan:
         return self.state
 
     def _at_once(self, data: bytes) -> str | None:
-        """The key in a body that begins as nearly all do; None if it takes a closer look."""
+        """The key, if it is the first member of the body, as it usually is; None if a full scan is needed."""
         if len(self._names) > 1:
             return None
         found = plain_key(self._names[0]).match(data)
@@ -144,7 +161,7 @@ class KeyScan:
             return None
 
     def _step(self, data: bytes, position: int) -> int | None:
-        """Take what comes next and return where it ends; None if `data` ends within it."""
+        """Take the next token or run of tokens. Returns where it ends, or None if `data` ends within it."""
         at = self._at
         if at is _At.PASSED_BRACKETS:
             return self._pass_brackets(data, position)
@@ -158,7 +175,7 @@ class KeyScan:
             found = self._members.match(data, position)
             if found is not None and found.end() > position:
                 return self._pass_members(found)
-        position = _end(SPACE, data, position)
+        position = end_of(SPACE, data, position)
         if position == len(data):
             return position
         return self._take(data, position, data[position : position + 1])
@@ -166,14 +183,8 @@ class KeyScan:
     def _take(self, data: bytes, position: int, first: bytes) -> int | None:
         """Take the token that begins with `first`."""
         at = self._at
-        if at is _At.COMMA_OR_END and first == b",":
-            self._at = _At.NAME
-        elif at is _At.COLON and first == b":":
-            self._at = _At.VALUE
-        elif at is _At.WANTED_COLON and first == b":":
-            self._at = _At.WANTED_VALUE
-        elif at is _At.OBJECT and first == b"{":
-            self._at = _At.NAME_OR_END
+        if (after := _AFTER_TOKEN.get((at, first))) is not None:
+            self._at = after
         elif (at is _At.NAME or at is _At.NAME_OR_END) and first == b'"':
             return self._take_name(data, position)
         elif at is _At.VALUE:
@@ -181,10 +192,11 @@ class KeyScan:
         elif at is _At.WANTED_VALUE:
             return self._take_wanted(data, position, first)
         else:
-            self.state = KeyState.ABSENT  # malformed, or the end of the object that would have the key
+            self.state = KeyState.ABSENT  # malformed, or the end of the object that should have the key
         return position + 1
 
     def _take_name(self, data: bytes, position: int) -> int | None:
+        """Take a name, and compare it with the next one of the path."""
         name = self._names[-1]
         found = STRING.match(data, position)
         if found is None:
@@ -193,13 +205,14 @@ class KeyScan:
             self._at = _At.PASSED_NAME
             return position + 1
         self._steps += _ESCAPED_STEPS if b"\\" in found[0] else _NAME_STEPS
-        if found.end() - position <= 12 * len(name) + 2 and _text(found[0]) == name:
+        if found.end() - position <= 12 * len(name) + 2 and text_of(found[0]) == name:
             self._at = _At.WANTED_COLON
         else:
             self._at = _At.COLON
         return found.end()
 
     def _begin_value(self, data: bytes, position: int, first: bytes) -> int:
+        """Skip a value that is not on the path, or begin to."""
         if first == b'"':
             found = STRING.match(data, position)
             if found is not None:
@@ -215,6 +228,7 @@ class KeyScan:
         return position + 1
 
     def _take_wanted(self, data: bytes, position: int, first: bytes) -> int | None:
+        """Enter the next object of the path, or take the key."""
         if len(self._names) > 1:
             if first == b"{":
                 self._names.pop()
@@ -224,28 +238,30 @@ class KeyScan:
                 self.state = KeyState.ABSENT
             return position + 1
         if first == b'"':
-            found, longest = STRING.match(data, position), _LONGEST_KEY
+            found, longest = STRING.match(data, position), LONGEST_STRING
         else:
-            found, longest = SCALAR.match(data, position), _LONGEST_NUMBER
+            found, longest = SCALAR.match(data, position), LONGEST_NUMBER
             if found is not None and found.end() == len(data):
-                found = None  # more of it may come
+                found = None  # it may continue in the next piece
         if found is None and len(data) - position <= longest:
             return None
-        self.key = None if found is None else _key(found[0])
+        self.key = None if found is None else key_of(found[0])
         self.state = KeyState.ABSENT if self.key is None else KeyState.FOUND
         return position + 1
 
     def _begin(self, data: bytes) -> int | None:
+        """Take the byte order mark, if there is one, and the brace that opens the object."""
         found = BEGIN.match(data)
         if found is not None:
             self._at = _At.NAME_OR_END
             return found.end()
-        if len(data) < len(_BOM) and _BOM.startswith(data):
+        if len(data) < len(BOM) and BOM.startswith(data):
             return None
         self._at = _At.OBJECT
-        return len(_BOM) if data.startswith(_BOM) else 0
+        return len(BOM) if data.startswith(BOM) else 0
 
     def _pass_members(self, found: re.Match[bytes]) -> int:
+        """Skip plain members, up to a value that `members_before` stops at."""
         self._at = _At.NAME
         if found[1] is not None:
             self._at = _At.PASSED_BRACKETS
@@ -255,17 +271,17 @@ class KeyScan:
         return found.end()
 
     def _pass_scalar(self, data: bytes, position: int) -> int:
-        end = _end(SCALAR, data, position)
+        end = end_of(SCALAR, data, position)
         if end < len(data):
             self._at = _At.COMMA_OR_END
         return end
 
     def _pass_string(self, data: bytes, position: int) -> int | None:
-        end = _end(REST_OF_STRING, data, position)
+        end = end_of(REST_OF_STRING, data, position)
         if end == len(data):
             return end
         if data[end : end + 1] != b'"':
-            return None if end == position else end  # a backslash, and what it escapes is to come
+            return None if end == position else end  # a backslash without the character that it escapes
         self._at = _AFTER_STRING[self._at]
         return end + 1
 
@@ -283,26 +299,3 @@ class KeyScan:
         elif found[3]:
             self._at = _At.STRING_IN_BRACKETS
         return found.end()
-
-
-def _end(pattern: re.Pattern[bytes], data: bytes, position: int) -> int:
-    """Where a match of a pattern that also matches nothing ends."""
-    found = pattern.match(data, position)
-    assert found is not None
-    return found.end()
-
-
-def _text(string: bytes) -> str | None:
-    """The text of a JSON string, None if it is malformed."""
-    try:
-        return cast("str", json.loads(string.decode()))
-    except ValueError:
-        return None
-
-
-def _key(value: bytes) -> str | None:
-    if value.startswith(b'"'):
-        return _text(value)
-    if len(value) > _LONGEST_NUMBER or not INTEGER.fullmatch(value):
-        return None
-    return str(int(value))

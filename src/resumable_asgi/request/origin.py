@@ -1,4 +1,4 @@
-"""Where a request comes from, by its browser's word: other sites must not act with a user's cookies."""
+"""Whether a request comes from a page of another site, which must not use its visitor's cookies."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _HOST = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^/:\s\[\]@?#]+)(?::[0-9]*)?")
 
 
 def may_stop(headers: Headers, origins: Collection[str]) -> bool:
-    """Whether a stop comes from a page that may stop, or from no page at all.
+    """Whether a stop comes from a page that may stop streams, or not from a page.
 
-    Only a browser adds cookies by itself, and no page of another site can have it add `Authorization`. A
-    browser too old for `Sec-Fetch-Site` still sends an `Origin` with a POST.
+    Only browsers add cookies by themselves, and a page of another site cannot make them add `Authorization`.
+    A browser that is too old for `Sec-Fetch-Site` still sends `Origin` with a POST.
     """
     if not _by_cookie(headers):
         return True
@@ -28,7 +28,7 @@ def may_stop(headers: Headers, origins: Collection[str]) -> bool:
 
 
 def may_read(headers: Headers, origins: Collection[str]) -> bool:
-    """False for a page of another site that has its user's browser ask, and cannot read the answer."""
+    """False for a page of another site: it can make the browser send the request, but not read the answer."""
     cross_site = _by_cookie(headers) and headers.get("sec-fetch-site") == "cross-site"
     return not cross_site or _is_one_of(headers.get("origin"), origins)
 

@@ -1,7 +1,7 @@
-"""Who a request's stream belongs to, and the name under which Redis knows it.
+"""Who a request's stream belongs to, and the name of the stream's keys in Redis.
 
-An owner is a text such as `user:<digest>`. It holds secrets as SHA-256 digests only, and its kind, so that
-no two forms can be mistaken for each other.
+An owner is a text such as `user:<digest>`. It contains its kind, so that owners of different kinds never
+match, and secrets only as SHA-256 digests.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ..settings import ResumableRoute, ask
 logger = logging.getLogger(__name__)
 
 PUBLIC = "public"
-"""The owner of a stream whose key is its only secret."""
+"""The owner of streams that are protected by their keys alone."""
 
 _ADDRESS = re.compile(r"<[^>]* at 0x[0-9a-fA-F]+")
-"""In the default `repr` of an object. Another object can have the same address later."""
+"""The address in the default `repr` of an object. Another object can have it later."""
 
 
 class Owners:
-    """Tells the owner of requests; each warning is logged once per instance."""
+    """Finds the owners of requests; each instance logs each warning once."""
 
     __slots__ = ("_warned",)
 
@@ -34,10 +34,10 @@ class Owners:
         self._warned: set[str] = set()
 
     async def owner_of(self, route: ResumableRoute, request: Request) -> str | None:
-        """The owner by `route.owner`, or None: the request has no owner and is unrecorded.
+        """The owner according to `route.owner`. None: the request has none, and is not recorded.
 
         Raises:
-            ConfigurationError: a user's callable returned something else than a string or None.
+            ConfigurationError: a user's callable returned something other than a string or None.
         """
         form = route.owner
         if not isinstance(form, str):
@@ -59,7 +59,7 @@ class Owners:
 
     def _auto(self, request: Request) -> str | None:
         if _authenticated(request):
-            return self._user(request)  # None for one without a name: it must not become public
+            return self._user(request)  # None for a user without a name, whose streams must not be public
         if "authorization" in request.headers:
             return _header(request, "authorization")
         self._warn(
@@ -69,12 +69,14 @@ class Owners:
         return PUBLIC
 
     def _user(self, request: Request) -> str | None:
-        """The authenticated user, by the first of two names that has a stable text. `display_name` is none of
-        them: users choose it, and two may choose the same."""
+        """The authenticated user: the first of two names that has a stable text.
+
+        `display_name` is not used, because users choose it, and two users may choose the same one.
+        """
         if not _authenticated(request):
             self._warn(
                 "owner='user' found no authenticated user, so nothing is recorded: add the authentication"
-                " middleware after ResumableStreamMiddleware, so that it is outside of it."
+                " middleware after ResumableStreamMiddleware, so that it runs first."
             )
             return None
         user = request.scope["user"]
@@ -97,7 +99,7 @@ class Owners:
         if "session" not in request.scope:
             self._warn(
                 "owner='session:%s' finds no session, so nothing is recorded: add SessionMiddleware after"
-                " ResumableStreamMiddleware, so that it is outside of it.",
+                " ResumableStreamMiddleware, so that it runs first.",
                 name,
             )
             return None
@@ -118,7 +120,7 @@ def slot(route: ResumableRoute, mount: str, params: Mapping[str, str], owner: st
     shared = [params.get(name, "") for name in route.shared_params]
     parts = (route.path, mount.rstrip("/"), *shared, owner, key)
     encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
-    # With their lengths, so that no two lists of parts are the same bytes.
+    # With their lengths, so that different parts never give the same bytes.
     return hashlib.sha256(b"".join([b"%d:%b" % (len(part), part) for part in encoded])).hexdigest()[:32]
 
 
@@ -126,8 +128,8 @@ def _authenticated(request: Request) -> bool:
     try:
         answer = getattr(request.scope.get("user"), "is_authenticated", False)
         return bool(answer() if callable(answer) else answer)  # a bound method would always be true
-    except Exception:  # noqa: BLE001 - a user's property, as of one that is not loaded yet
-        return True  # somebody, of whom nothing is known: their streams must not become public
+    except Exception:  # noqa: BLE001 - a user's property, for example of a lazy object
+        return True  # a user of whom nothing is known: their streams must not be public
 
 
 def _header(request: Request, name: str) -> str | None:
@@ -151,9 +153,9 @@ def _owner(kind: str, value: object) -> str | None:
 
 
 def _stable_text(value: object) -> str:
-    """The text of a value, the same in every process and at every time; empty if there is none.
+    """The text of a value, which must be the same in every process at every time; empty if there is none.
 
-    A number and its digits are the same text: sessions that are kept as JSON turn one into the other.
+    A number and its digits give the same text, because sessions that are stored as JSON may mix them.
     """
     if isinstance(value, str):
         text = str(value)

@@ -1,4 +1,4 @@
-"""Where in a log a resuming client says it is: `Last-Event-ID: <id>` or `?offset=<bytes>`."""
+"""The position from which a client resumes: `Last-Event-ID: <id>` or `?offset=<bytes>`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DIGITS = re.compile(r"[0-9]{1,19}")
 
 
 class PositionError(ValueError):
-    """The position is malformed; the message says which and what is expected."""
+    """The position is malformed. The message names it and says what is expected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +25,10 @@ class Position:
 
 
 def read_position(request: Request) -> Position:
-    """The position of a request, by default the start. Raises `PositionError`.
+    """The position in a request; the default is the start. Raises `PositionError`.
 
-    The header comes first: an EventSource repeats its URL unchanged when it reconnects, and says only
-    there how far it got. `-1` and an empty value mean from the start, as some clients' defaults do.
+    The header takes precedence: an EventSource repeats its URL unchanged when it reconnects, and gives its
+    position in the header only. `-1` and an empty value mean the start; some clients send them by default.
     """
     header = next((value for name, value in request.headers.raw if name.lower() == b"last-event-id"), b"")
     if header not in (b"", b"-1"):

@@ -1,7 +1,7 @@
-"""The client's side of one request: the only caller of the server's `receive`.
+"""The receiver of one request: the only caller of the server's `receive`.
 
-Servers differ in what a second `receive` does after a disconnect, and two racing ones can lose it, so
-everybody who wants a message or the disconnect asks here.
+Servers differ in what a `receive` after the disconnect does, and of two concurrent calls one may lose the
+disconnect. So all code that needs a message or the disconnect uses the receiver.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 _READ_AHEAD = 64 * 1024
 _SMALL = 4096
-"""A held message shorter than that is joined with the next, since every message takes some 300 bytes."""
+"""A shorter held message is joined with the next one, because each message takes some 300 bytes."""
 
 
 class BodyTooLargeError(Exception):
-    """The request body is larger than may be read ahead of the app."""
+    """The request body is larger than the part that may be read ahead of the app."""
 
 
 class Receiver:
-    """Messages read and not yet taken by the app, and whether the client is gone."""
+    """Holds messages that the app has not taken yet, and knows whether the client has disconnected."""
 
     __slots__ = (
         "_held",
@@ -53,7 +53,7 @@ class Receiver:
         self._pump: asyncio.Task[None] | None = None
 
     async def peek(self) -> Message:
-        """The next message, kept for the app too. Raises `BodyTooLargeError` past `max_body_bytes`."""
+        """The next message; the app will receive it too. Raises `BodyTooLargeError` past `max_body_bytes`."""
         message = await self._next()
         self._hold(message)
         self._read += len(message.get("body", b""))
@@ -62,16 +62,16 @@ class Receiver:
         return message
 
     def body(self) -> BodyParts:
-        """The parts of the request's body, from its first byte. All that is read is kept for the app too."""
+        """The parts of the request body, from the first byte. The app will receive them too."""
         held = [message.get("body", b"") for message in self._held]
         return BodyParts(held, self._read_ahead, self._max_body_bytes)
 
     async def receive(self) -> Message:
-        """A `receive` for an app that is not detached: what was read ahead, then the server's own."""
+        """A `receive` for an app that is not detached: held messages first, then the server's."""
         return self.take() or await self._next()
 
     def take(self) -> Message | None:
-        """A message that was read, if there is one."""
+        """A held message, or None."""
         if not self._held:
             return None
         message = self._held.popleft()
@@ -81,23 +81,23 @@ class Receiver:
         return message
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Have `changed` called when a message has come or the client has gone; reading starts now."""
+        """Have `changed` called after each message and after the disconnect. Reading starts now."""
         self._watchers.append(changed)
         if self._pump is None and not self.disconnected:
             self._pump = asyncio.create_task(self._read_on())
 
     def close(self) -> None:
-        """The server's call is about to return: nothing may be read from it any more."""
+        """Stop reading, because the server's call is about to return."""
         self.disconnected = True
         if self._pump is not None:
             self._pump.cancel()
             self._pump = None
-        self._tell()
+        self._notify()
         self._watchers.clear()
 
     @property
     def attended(self) -> bool:
-        """Whether a disconnect would be noticed: not while an unread upload stands before it."""
+        """Whether a disconnect would be noticed. It is not while an unread upload is queued before it."""
         return not self.disconnected and self._room is None
 
     async def _read_on(self) -> None:
@@ -105,9 +105,9 @@ class Receiver:
             try:
                 self._hold(await self._next())
             except Exception:
-                logger.exception("the server's receive() failed; the client counts as gone")
+                logger.exception("the server's receive() failed; the client counts as disconnected")
                 self.disconnected = True
-            self._tell()
+            self._notify()
             if self._held_bytes > _READ_AHEAD and not self.body_complete:
                 self._room = asyncio.get_running_loop().create_future()
                 await self._room
@@ -124,14 +124,14 @@ class Receiver:
         return message
 
     async def _read_ahead(self) -> bytes | None:
-        """The next part of the body, kept for the app; None at the body's end or the client's."""
+        """The next part of the body, held for the app. None at its end or after a disconnect."""
         if self.body_complete or self.disconnected:
             return None
         message = await self._next()
         self._hold(message)
         return message.get("body", b"")
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for changed in self._watchers:
             changed()
 
@@ -147,8 +147,10 @@ class Receiver:
 
 
 class BodyParts:
-    """Reads a request's body ahead of the app, and no further than it is asked to. It is no generator, which
-    the event loop would have to close. Raises `BodyTooLargeError` past `most` bytes."""
+    """Iterates over a request body ahead of the app, as far as its caller asks.
+
+    Not a generator, which the event loop would have to close. Raises `BodyTooLargeError` after `most` bytes.
+    """
 
     __slots__ = ("_held", "_left", "_read_on")
 

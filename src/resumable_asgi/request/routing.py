@@ -1,4 +1,4 @@
-"""From a scope to the configured route and the action."""
+"""Finds the configured route and the action of a request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..templates import Action, Rule
 
 _ENCODED_SLASH = re.compile(rb"%2[fF]")
 _SLASH_MARK = "\udc2f"
-"""Stands for an encoded slash while matching: decoding UTF-8 never yields a lone surrogate, so it is free."""
+"""Replaces an encoded slash during matching. UTF-8 never decodes to a lone surrogate."""
 
 
 class Match(NamedTuple):
@@ -25,7 +25,7 @@ class Match(NamedTuple):
     action: Action
     params: dict[str, str]
     start: Match | None = None
-    """Of a stop by the default template: the start that this request is, if there is nothing to stop. A start
+    """For a stop by the default template: the start that the request is if there is nothing to stop. A start
     template that ends in a `path` parameter matches its own stops."""
 
 
@@ -48,8 +48,8 @@ class Router:
             for method in {method for each in rules for method in each.rule.methods}
         }
         self.prefixes = tuple({each.rule.template.partition("{")[0] for each in rules})
-        """The texts before each template's first parameter: a path that begins with none of them below the
-        mount point belongs to no route."""
+        """The text of each template before its first parameter. A path below the mount point that begins with
+        none of them belongs to no route."""
 
     def match(self, scope: Scope) -> Match | None:
         """The route and action of an HTTP `scope`, or None. Never raises, however odd the path is."""
@@ -87,7 +87,7 @@ def _rules_of(route: ResumableRoute) -> list[_Rule]:
 
 
 def _mount_length(path: str, root_path: str | None) -> int:
-    """How many characters of `path` are the mount point; as in `starlette._utils.get_route_path`."""
+    """The length of the mount point in `path`; as in `starlette._utils.get_route_path`."""
     if not root_path or not path.startswith(root_path):
         return 0
     length = len(root_path)
@@ -95,15 +95,15 @@ def _mount_length(path: str, root_path: str | None) -> int:
 
 
 def _mark_encoded_slashes(path: str, raw_path: bytes | None) -> str:
-    """`path` with a mark for each slash that stands encoded in `raw_path`, so that it separates nothing.
+    """`path` with a mark for each slash that is encoded in `raw_path`, so that it separates no segments.
 
-    `raw_path` only counts while it says the same as `path`: servers may leave it out, put no mount point or
-    a query into it, and middleware that rewrites `path`, which the app routes by, seldom updates it.
+    `raw_path` is used only if it agrees with `path`. Servers may omit it, omit the mount point in it, or add
+    the query to it, and middleware that rewrites `path` seldom updates it.
     """
     if not raw_path or not _ENCODED_SLASH.search(raw_path):
         return path
     parts = _ENCODED_SLASH.split(raw_path.partition(b"?")[0])
     marked = _SLASH_MARK.join(unquote_to_bytes(part).decode("utf-8", "replace") for part in parts)
     plain = marked.replace(_SLASH_MARK, "/")
-    # Equal but for a mount point that only `path` has; every character of the two then lines up.
+    # Apart from a mount point that only `path` has, both are equal, character by character.
     return path[: len(path) - len(plain)] + marked if path.endswith(plain) else path

@@ -1,4 +1,4 @@
-"""Why a response is not recorded although its request matched a route, said once a route and reason."""
+"""Warns of responses that are not recorded although their request matched a route."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ logger = logging.getLogger(__name__)
 
 
 class Reason(Enum):
-    """The value is the warning; its arguments are named."""
+    """Why a response is not recorded. The value is the warning, with named arguments."""
 
     NO_KEY = (
         "the request has no key (key=%(key)s) of 1 to 512 characters; a key in the body needs a JSON content"
         " type. Send one, or set key to where it is"
     )
     NO_OWNER = (
-        "the request has no owner (owner=%(owner)s). Have clients send what names the owner, or set owner to"
+        "the request has no owner (owner=%(owner)s). Let clients send what names the owner, or set owner to"
         " something that they send"
     )
     BODY_TOO_LARGE = (
@@ -36,7 +36,7 @@ class Reason(Enum):
 
 
 class Unrecorded:
-    """Warns of what is not recorded."""
+    """Warns once for each route and reason."""
 
     __slots__ = ("_said",)
 
@@ -44,7 +44,7 @@ class Unrecorded:
         self._said: set[tuple[ResumableRoute, Reason]] = set()
 
     def warn(self, route: ResumableRoute, reason: Reason, **details: object) -> None:
-        """Say it at WARNING the first time, at DEBUG afterwards."""
+        """Log at WARNING the first time, and at DEBUG afterwards."""
         if (route, reason) in self._said:
             logger.debug("a response of %s is not recorded: %s", route.path, reason.name.lower())
             return

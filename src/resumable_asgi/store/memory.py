@@ -1,4 +1,4 @@
-"""The embedded store: the logs of this process, in its memory."""
+"""The store of `memory://`: the logs of this process, in its memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SPENT_BYTES = 4 * 1024 * 1024
 """Of logs that have ended and that no key finds any more. The newest ones are kept, for a client whose
 connection broke when it had been handed the end, and which asks by position for what did not arrive."""
 _LOG_SIZE = 2048
-"""Bytes that a log takes besides its own."""
+"""Bytes that a log takes in addition to its data."""
 
 
 @dataclass(slots=True)

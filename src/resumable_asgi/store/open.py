@@ -1,4 +1,4 @@
-"""From settings to the store they name."""
+"""Opens the store that the settings name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def open_store(settings: Settings, redis: Redis | RedisCluster | None) -> Callable[[], Store] | None:
-    """What makes the store of one event loop; None if the settings name no store.
+    """A function that makes the store of one event loop; None if the settings name no store.
 
     Logs in memory outlive an event loop, connections to Redis do not.
     """

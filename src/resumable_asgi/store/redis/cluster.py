@@ -1,10 +1,10 @@
-"""Logs in a Redis Cluster: a store for each primary, side by side, since a log is where its hash slot is.
+"""The store of a Redis Cluster: one shard for each primary. Needs sharded pub/sub: Redis 7 or Valkey.
 
-Each has a worker id of its own, chosen such that its lease is on the same primary as its logs. When hash
-slots move, live logs and followers move along. Needs sharded publications: Redis 7 or Valkey.
+Each shard has a worker id of its own, chosen so that its lease is on the same primary as its logs. When hash
+slots move, live logs and followed logs move to another shard.
 
-A followed log is with the shard that the topology names for its key, always: it is looked for there only, and
-it moves in the call that tells of a new topology. So all readers of a log in this process read the same one.
+A followed log is always with the shard that the topology names for its key: it moves in the call that reports
+a new topology. So all readers of a log in this process read the same one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _AGAIN = 0.03
-"""Seconds until a question is asked again that no node would answer: a hash slot is on its way."""
+"""Seconds before a command is sent again that no node accepted, because a hash slot moves."""
 
 
 class ClusterStore:
@@ -84,7 +84,7 @@ class ClusterStore:
         return await self._ask(slot, lambda shard: shard.stop(slot, stream_id))
 
     async def start(self) -> None:
-        """Connect to all primaries, so that the first stream need not wait for it."""
+        """Connect to all primaries, so that the first stream does not wait for it."""
         try:
             await self._know()
         except StoreUnavailableError as error:
@@ -96,10 +96,10 @@ class ClusterStore:
         await asyncio.gather(*[shard.flush(timeout) for shard in self._shards])
 
     async def aclose(self) -> None:
-        self.topology.changed = _nothing  # nothing moves to a shard that is closed already
+        self.topology.changed = _nothing  # nothing may move to a closed shard
         for shard in self._shards:
             await shard.close_work()
-        for shard in self._shards:  # last, since they ask each other
+        for shard in self._shards:  # last, because shards use the readers of others
             shard.reader.close()
         self.topology.close()
 
@@ -113,7 +113,7 @@ class ClusterStore:
         return self.at(self._commands.log_keys(slot.name, "").pointer)
 
     def _shard(self, address: Address | None) -> Shard:
-        """The shard of a primary; any, if who serves a key is not known: it moves on when it is."""
+        """The shard of a primary. If the primary is not known, any: its streams move once it is known."""
         shard = self._by_primary.get(address)
         if shard is None:
             if address is None and self._shards:
@@ -124,7 +124,7 @@ class ClusterStore:
         return shard
 
     def _changed(self) -> None:
-        """Take followed logs to the shards that serve them now."""
+        """Move followed logs to the shards that serve them now."""
         self._by_primary = {}
         for shard in self._shards:
             shard.primary_is(self.topology.primary(shard.anchor))
@@ -182,7 +182,7 @@ class ClusterStore:
 
 
 class Shard(RedisStore):
-    """What a process has at one primary. `anchor` is the hash slot of its lease."""
+    """The store of one primary. `anchor` is the hash slot of its lease."""
 
     def __init__(self, cluster: ClusterStore, settings: Settings, worker: str, anchor: int) -> None:
         self.anchor = anchor
@@ -197,7 +197,7 @@ class Shard(RedisStore):
         )
 
     def primary_is(self, address: Address | None) -> None:
-        """Connect anew if the old connections lead elsewhere: after a failover the old primary lives on."""
+        """Reconnect if the connections lead to another node: after a failover the old primary still runs."""
         if address not in (None, self._address):
             self._address = address
             self.disconnect()
@@ -240,7 +240,7 @@ class Shard(RedisStore):
         try:
             await self._cluster.topology.refresh()
         except (RedisError, OSError) as error:
-            logger.debug("the Cluster does not say who serves what: %s", error)
+            logger.debug("the Cluster does not say which node serves which hash slot: %s", error)
 
 
 def _nothing() -> None:

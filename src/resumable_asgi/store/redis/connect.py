@@ -1,7 +1,7 @@
-"""How connections to Redis are opened: redis-py does it, so that all it knows of that holds here too.
+"""Opens connections to Redis with redis-py, so that all its ways to connect work here too.
 
-No error that leaves this module tells a user name or a password, nor has one as its context that does.
-redis-py puts what it was given into some of its errors, and a server without AUTH quotes what it was sent.
+No error that leaves this module, and no context of one, contains a user name or a password. Some errors of
+redis-py contain its arguments, and a server without AUTH quotes the command that it received.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _OURS: dict[str, Any] = {
 
 
 _FAILURES = (RedisError, OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError)
-"""What redis-py raises when it cannot connect, or when an option turns out to be wrong. uvloop raises
-RuntimeError for a connection that is reset in the handshake."""
+"""What redis-py raises when it cannot connect or an option is wrong. uvloop raises RuntimeError if a
+connection is reset during the handshake."""
 
 
 def connection_factory(settings: Settings, redis: Redis | None) -> Connect:
-    """What opens connections as the user's client or URL says, but with time-outs and retries of ours.
+    """A function that opens connections as the user's client or URL says, but with our time-outs and retries.
 
     Raises `ConfigurationError`.
     """
@@ -62,7 +62,7 @@ def connection_factory(settings: Settings, redis: Redis | None) -> Connect:
 
 
 def _by_sentinel(url: str, timeout: float) -> Connect:
-    """Ask for the primary at each connection: after a failover it is another."""
+    """Ask a Sentinel for the primary before each connection, because a failover changes it."""
     parts = urlsplit(url)
     credentials, at, hosts = parts.netloc.rpartition("@")
     service, _, db = parts.path.strip("/").partition("/")
@@ -71,7 +71,7 @@ def _by_sentinel(url: str, timeout: float) -> Connect:
     rest = urlencode([item for item in query if not item[0].startswith("sentinel_")])
     kind, options = _options_of(f"redis://{credentials}{at}primary/{db or 0}?{rest}", shown="redis+sentinel")
     addresses = [_address(host, 26379) for host in hosts.split(",")]
-    patience = timeout / (len(addresses) + 1)  # all but one may be down, and the primary is yet to be reached
+    patience = timeout / (len(addresses) + 1)  # time for each Sentinel and for the primary
     asking = {"socket_timeout": patience, "socket_connect_timeout": patience, "retry": Retry(NoBackoff(), 0)}
     own = {**own, **asking, "protocol": 2}
 
@@ -83,7 +83,7 @@ def _by_sentinel(url: str, timeout: float) -> Connect:
 
 
 async def _primary(addresses: list[Address], options: dict[str, Any], service: str) -> Address:
-    """The address that the first Sentinel names that knows one. Raises `ConnectionError`."""
+    """The primary's address, from the first Sentinel that knows it. Raises `ConnectionError`."""
     sentinel: Any = Sentinel(addresses, sentinel_kwargs=options)
     errors: list[str] = []
     try:
@@ -95,7 +95,7 @@ async def _primary(addresses: list[Address], options: dict[str, Any], service: s
                 continue
             if known is not None and sentinel.check_master_state(known, service):
                 return known["ip"], known["port"]
-            errors.append(f"{host}:{port}: knows no primary {service!r} that is up")
+            errors.append(f"{host}:{port}: knows no running primary {service!r}")
     finally:
         for client in sentinel.sentinels:
             await client.aclose()
@@ -103,7 +103,7 @@ async def _primary(addresses: list[Address], options: dict[str, Any], service: s
 
 
 def topology_of(settings: Settings, redis: RedisCluster | None) -> Callable[[], Topology]:
-    """What makes the topology of the Cluster that the user's client or `redis+cluster://` names."""
+    """A function that makes the topology of the Cluster that the user's client or URL names."""
     timeout = _timeout(settings)
     if redis is not None:
         manager = cast("Any", redis).nodes_manager
@@ -130,11 +130,11 @@ def topology_of(settings: Settings, redis: RedisCluster | None) -> Callable[[], 
 
 
 def _options_of(url: str, *, shown: str | None = None) -> tuple[type[AbstractConnection], dict[str, Any]]:
-    """The kind of connections that a URL of redis-py's names, and how they are made.
+    """The connection class and its options for a URL of redis-py's.
 
-    Raises `ConfigurationError`, which names the scheme `shown`.
+    Raises `ConfigurationError`, whose message shows the scheme `shown`.
     """
-    wrong = "a name or a value among the options after '?' is none of redis-py's"
+    wrong = "redis-py does not know an option after '?', or its value"
     try:
         pool = cast("Any", ConnectionPool).from_url(url)
         kind, options = pool.connection_class, _plain(pool.connection_kwargs)
@@ -153,7 +153,7 @@ def _timeout(settings: Settings) -> float:
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Less what redis-py attaches for maintenance notices, which need version 3 of the protocol."""
+    """The options without those for maintenance notices, which need version 3 of the protocol."""
     return {name: value for name, value in options.items() if "maint" not in name}
 
 
@@ -178,7 +178,7 @@ async def _connected(kind: Any, options: dict[str, Any], timeout: float) -> Abst
 
 
 def _said(error: Exception, options: dict[str, Any]) -> str:
-    """What an error says, less what is secret."""
+    """The text of an error, without secrets."""
     text = str(error).partition(", with args")[0] or type(error).__name__
     for name in ("username", "password"):
         if secret := options.get(name):

@@ -1,7 +1,7 @@
-"""A connection to Redis on which commands follow each other without waiting for answers.
+"""A pipelined connection to Redis, and a link: a connection that reopens itself.
 
-redis-py opens it, with all that is its work: addresses, TLS, authentication, Sentinel. From then on the
-socket is ours.
+redis-py opens the connection and takes care of addresses, TLS, authentication and Sentinel. Afterwards the
+socket is used without redis-py.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .resp import Reply, ReplyError, new_parser
 logger = logging.getLogger(__name__)
 
 Connect = Callable[[], Awaitable[AbstractConnection]]
-"""Opens a connection that is authenticated and speaks version 2 of the protocol."""
+"""Opens an authenticated connection that uses version 2 of the protocol."""
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
@@ -32,15 +32,15 @@ _LONGEST_PAUSE = 1.0
 
 
 class RedisRefusedError(Exception):
-    """Redis answers, but does not take what it is given: out of memory, read-only, loading."""
+    """Redis answers, but refuses commands: it is out of memory, read-only or loading."""
 
 
 class ConnectionLostError(Exception):
-    """The connection is gone, or Redis did not answer in time; what was asked may have happened."""
+    """The connection is lost, or Redis did not answer in time. The command may have been executed."""
 
 
 Answered = Callable[[list[Reply] | None], None]
-"""Takes the replies to a call, or None if the connection was lost first. Must not raise."""
+"""Receives the replies to a call, or None if the connection was lost before. Must not raise."""
 
 
 class _Call:
@@ -53,9 +53,9 @@ class _Call:
 
 
 class Connection(asyncio.Protocol):
-    """One open connection. Without a pending answer for `patience` seconds it is given up.
+    """One open connection. It is closed if a reply is due and nothing arrives for `patience` seconds.
 
-    With `pushed` every answer goes there: for a connection that subscribes.
+    If `pushed` is given, it receives every reply: this is for connections that subscribe.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Connection(asyncio.Protocol):
         self._calls: deque[_Call] = deque()
         self._heard = self._loop.time()
         self._check: asyncio.TimerHandle | None = None
-        # redis-py has no public way to hand the socket over.
+        # redis-py has no public way to take over its socket.
         writer = cast("asyncio.StreamWriter", getattr(connection, "_writer"))  # noqa: B009
         self._transport = writer.transport
         self._transport.set_protocol(self)
 
     def call(self, commands: Sequence[bytes], answered: Answered) -> None:
-        """Send packed commands; `answered` is called with their replies, error replies among them."""
+        """Send packed commands; `answered` is called with their replies, including error replies."""
         self._send(commands, [_Call(commands, answered)])
 
     def ask(self, commands: Sequence[bytes]) -> list[asyncio.Future[Reply]]:
@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(b"".join(commands))
 
     def send(self, command: bytes) -> None:
-        """Send a command of which the answer goes to `pushed`."""
+        """Send a command whose reply goes to `pushed`."""
         if not self.lost.done() and not self._transport.is_closing():
             self._transport.write(command)
 
@@ -123,7 +123,7 @@ class Connection(asyncio.Protocol):
                     calls.popleft()
                     call.answered(call.replies)
         except (ReplyError, ValueError, IndexError, TypeError) as error:
-            logger.warning("Redis sent what cannot be understood (%s); connecting anew", error)
+            logger.warning("Redis sent an invalid reply (%s); reconnecting", error)
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def silence(self) -> float:
-        """Seconds since the last byte came."""
+        """Seconds since the last byte arrived."""
         return self._loop.time() - self._heard
 
     def _end(self) -> None:
@@ -155,29 +155,29 @@ class Connection(asyncio.Protocol):
         if not self._calls:
             return
         if self.silence >= self._patience:
-            logger.warning("Redis has not answered for %.1f s; connecting anew", self.silence)
+            logger.warning("Redis has not answered for %.1f s; reconnecting", self.silence)
             self.abort()
             return
         self._check = self._loop.call_later(self._patience - self.silence, self._check_patience)
 
 
 class LinkState(Enum):
-    """How a link stands."""
+    """The state of a `Link`."""
 
     CLOSED = auto()
     OPENING = auto()
     OPEN = auto()
     WAITING = auto()
-    """After trouble, until the next attempt."""
+    """Waiting after a failure, before the next attempt."""
 
 
 class _Event(Enum):
     ASKED = auto()
     OPENED = auto()
     LOST = auto()
-    """The connection has ended, and nobody needs another one now."""
+    """The connection was lost, and nobody needs one at the moment."""
     TROUBLE = auto()
-    """The connection could not be opened, was lost while it is needed, or was of no use."""
+    """The connection could not be opened, was lost while it was needed, or refused commands."""
     WAITED = auto()
     CLOSE = auto()
 
@@ -197,10 +197,10 @@ _LINK = {
 
 
 class Link:
-    """One connection at a time: opened when somebody asks for it, and by itself again while it is `needed`.
+    """Holds one connection at a time. Opens it on demand, and reopens it by itself while it is `needed`.
 
-    `opened` is called with every new connection, `failed` after every trouble while one is needed. After
-    trouble there is a pause, which grows until a call is answered. Everything is called in the event loop.
+    `opened` is called with every new connection, `failed` after every failure while one is needed. After a
+    failure the link waits, longer each time, until a call is answered. All callbacks run in the event loop.
     """
 
     def __init__(
@@ -225,9 +225,9 @@ class Link:
         self._keeper: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._failures = 0
-        """Troubles since a call was answered."""
+        """Failures since a call was answered."""
         self.refused_at = float("-inf")
-        """When Redis last answered, but refused what it was given, in seconds of the loop's clock."""
+        """When Redis last refused a command, in seconds of the loop's clock."""
 
     def __repr__(self) -> str:
         return f"<Link {self._state.name}, {self._failures} failures>"
@@ -239,11 +239,11 @@ class Link:
 
     @property
     def down(self) -> bool:
-        """Whether the last attempt to use it failed."""
+        """Whether the last attempt to use the connection failed."""
         return self._failures > 0
 
     def need(self) -> None:
-        """Open it, unless it is open or about to be."""
+        """Open the connection, unless it is open or opening."""
         if self._state is LinkState.CLOSED:
             self._begin()
 
@@ -255,37 +255,37 @@ class Link:
         if (connection := self.connection) is not None:
             return connection
         if self._state is LinkState.OPEN:
-            self._lost()  # its callback is still to come
+            self._lost()  # the callback that does this has not run yet
         if self._state is LinkState.WAITING:
-            raise ConnectionLostError("Redis could not be reached just now")
+            raise ConnectionLostError("Redis could not be reached a moment ago")
         self.need()
         assert self._opening is not None
         return await asyncio.shield(self._opening)
 
     def call(self, commands: list[bytes], handle: Callable[[list[Reply]], None]) -> None:
-        """Send commands, and have the replies handled unless the connection is lost before they come.
+        """Send commands, and pass their replies to `handle` unless the connection is lost before.
 
-        A link that is not open sends nothing. What `handle` raises counts as trouble.
+        A link that is not open sends nothing. An exception of `handle` counts as a failure.
         """
         if self._connection is not None:
             self._connection.call(commands, partial(self._answered, self._connection, handle))
 
     async def ask(self, *commands: bytes) -> list[asyncio.Future[Reply]]:
-        """As `Connection.ask`, on an open connection. Raises `ConnectionLostError`."""
+        """Like `Connection.ask`, but open the connection first if necessary. Raises `ConnectionLostError`."""
         connection = self.connection or await self.open()
         return connection.ask(commands)
 
     async def fetch(self, *commands: bytes) -> list[Reply]:
-        """The replies themselves."""
+        """Send commands and wait for their replies. Raises `ConnectionLostError`."""
         return [await reply for reply in await self.ask(*commands)]
 
     def reopen(self) -> None:
-        """Give the open connection up, since a new one may lead elsewhere."""
+        """Close the open connection, because a new one may lead to another server."""
         if self._connection is not None:
             self._connection.abort()
 
     def close(self) -> None:
-        """Open nothing any more by itself; whoever asks opens it anew."""
+        """Close the connection. It is opened again only on demand."""
         self._move(_Event.CLOSE)
         if self._retry is not None:
             self._retry.cancel()
@@ -309,11 +309,13 @@ class Link:
         except (RedisError, OSError) as error:  # a time-out is an OSError
             raise ConnectionLostError(f"Redis cannot be reached: {error}") from error
         connection = Connection(opened, self._patience, self._pushed)
-        if self._opening is not asyncio.current_task():  # closed; asyncio.wait_for swallows a cancellation
+        if (
+            self._opening is not asyncio.current_task()
+        ):  # closed meanwhile; the cancellation may have been swallowed
             connection.abort()
             raise ConnectionLostError("closed")
-        # The event loop cancels this task when it ends: the connection is then closed, if nobody did before.
-        # In a callback, since a task that is cancelled before its first step runs nothing of its own.
+        # When the event loop ends, it cancels this task, and the callback closes a connection that is still
+        # open. A callback, because a task that is cancelled before its first step runs none of its code.
         self._keeper = asyncio.create_task(_wait_for(connection.lost))
         self._keeper.add_done_callback(lambda _: connection.abort())
         return connection
@@ -338,18 +340,18 @@ class Link:
         self, connection: Connection, handle: Callable[[list[Reply]], None], replies: list[Reply] | None
     ) -> None:
         if replies is None or self._connection is not connection:
-            return  # it was lost, which is told otherwise
+            return  # lost: `_lost` handles that
         try:
             handle(replies)
         except RedisRefusedError as error:
             self.refused_at = asyncio.get_running_loop().time()
             self._trouble(error)
-        except Exception as error:  # writing must go on, whatever Redis answers
-            logger.exception("an answer of Redis could not be understood")
+        except Exception as error:  # writing must continue, whatever Redis answers
+            logger.exception("Redis sent an unexpected reply")
             self._trouble(error)
         else:
             if self._failures:
-                logger.info("Redis is back; live streams are recorded again")
+                logger.info("Redis is back; running streams are recorded again")
                 self._failures = 0
 
     def _lost(self) -> None:
@@ -360,7 +362,7 @@ class Link:
             self._move(_Event.LOST)
 
     def _trouble(self, error: Exception) -> None:
-        """The connection is of no use any more: try another one, later."""
+        """Close the connection and try again later."""
         self._drop()  # it may be one to a primary that has become a replica
         self._move(_Event.TROUBLE)
         first = not self._failures
@@ -369,7 +371,7 @@ class Link:
         self._retry = asyncio.get_running_loop().call_later(pause, self._waited)
         if self._needed() and self._on_failed is not None:
             if first:
-                logger.warning("streams go on unrecorded until Redis is back: %s", error)
+                logger.warning("streams continue unrecorded until Redis is back: %s", error)
             self._on_failed(error)
 
     def _waited(self) -> None:
@@ -388,10 +390,10 @@ def _hand_over(future: asyncio.Future[Reply], replies: list[Reply] | None) -> No
         return
     if replies is None:
         future.set_exception(ConnectionLostError("the connection to Redis was lost"))
-        future.exception()  # its caller may not have looked yet, and never will if it gives up
+        future.exception()  # marks it as retrieved: its caller may have given up
     else:
         future.set_result(replies[0])
 
 
 async def _wait_for(future: asyncio.Future[None]) -> None:
-    await asyncio.wait([future])  # not awaited itself: cancelling us would cancel it
+    await asyncio.wait([future])  # awaiting the future itself would pass our cancellation on to it

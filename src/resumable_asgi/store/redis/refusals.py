@@ -1,4 +1,4 @@
-"""What Redis refuses to do for us, said in the log: the command and the remedy, once a minute."""
+"""Logs which command Redis refuses, with a remedy, once a minute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 _PAUSE = 60.0
 
-_CHANNELS = "allow its user the channels, since others get the news late: ACL SETUSER <user> &<prefix>:*"
+_CHANNELS = "allow its user the channels, so that chunks are not late: ACL SETUSER <user> &<prefix>:*"
 _REMEDIES = (
     ("a channel", _CHANNELS),
     ("of the channels", _CHANNELS),
@@ -24,20 +24,20 @@ _REMEDIES = (
     ("can't run this command", "allow its user what the script calls: ACL SETUSER <user> +<command>"),
     ("OOM", "give it more memory (maxmemory), or store less (retention, max_bytes)"),
     ("READONLY", "connect to the primary"),
-    ("MISCONF", "see to its disk, or set stop-writes-on-bgsave-error to no"),
+    ("MISCONF", "check its disk, or set stop-writes-on-bgsave-error to no"),
 )
-"""Parts of errors, by their texts in Redis 6.2 to Valkey 9, a script's among them, and what helps."""
+"""Parts of error texts of Redis 6.2 to Valkey 9, also from scripts, and the remedy for each."""
 
 _said: dict[str, float] = {}
-"""When something was said last, in this process."""
+"""When each warning was logged last, in this process."""
 
 
 def note(command: bytes, error: str) -> None:
-    """Say that Redis refused a packed command. Errors that are no refusal are passed over."""
+    """Log that Redis refused a packed command. Other errors are ignored."""
     for part, remedy in _REMEDIES:
         if part in error:
             name = name_of(command)
-            if name != "INFO":  # asked for a hint only
+            if name != "INFO":  # needed for a warning only
                 _say(name, error, remedy)
             return
 
@@ -51,7 +51,7 @@ def _say(name: str, error: str, remedy: str) -> None:
 
 
 def once(what: str, *, every: float = float("inf")) -> bool:
-    """Whether this was not asked before in this process, or not for so many seconds."""
+    """Whether this is the first call for `what` in this process, or in the last `every` seconds."""
     now = time.monotonic()
     if now - _said.get(what, float("-inf")) < every:
         return False
@@ -60,5 +60,5 @@ def once(what: str, *, every: float = float("inf")) -> bool:
 
 
 def forget() -> None:
-    """Say everything anew."""
+    """Log every warning again."""
     _said.clear()

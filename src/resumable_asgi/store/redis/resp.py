@@ -1,7 +1,7 @@
 """Redis's wire protocol, version 2 (https://redis.io/docs/latest/develop/reference/protocol-spec/).
 
-Commands are packed by us and answers parsed without an object a command, since the redis-py client's own
-cost several times as much as all the rest of a chunk's way. hiredis parses where it is installed.
+Commands are packed and replies parsed without an object for each command: redis-py's client costs several
+times as much as all other work for a chunk. hiredis parses the replies if it is installed.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ Reply = Any
 
 
 class ReplyError(Exception):
-    """Redis answered with an error. As a reply it is returned, not raised."""
+    """An error reply of Redis. Replies of this type are returned, not raised."""
 
 
 _ELSEWHERE = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
 
 
 def is_elsewhere(reply: Reply) -> bool:
-    """Whether a node of a Cluster says that it does not serve a hash slot, or not at this moment
+    """Whether a node of a Cluster answers that it does not serve a hash slot, or not at the moment
     (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/)."""
     return isinstance(reply, ReplyError) and str(reply).startswith(_ELSEWHERE)
 
 
 class Parser(Protocol):
-    """What `hiredis.Reader` offers. `gets` returns False when there is no whole reply yet."""
+    """The interface of `hiredis.Reader`. `gets` returns False while the next reply is incomplete."""
 
     def feed(self, data: bytes, /) -> object: ...
     def gets(self) -> Reply: ...
 
 
 def pack(*arguments: bytes) -> bytes:
-    """One command."""
+    """One command in the form in which it is sent."""
     parts = [b"*%d\r\n" % len(arguments)]
     parts += [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments]
     return b"".join(parts)
 
 
 class PythonParser:
-    """For where there is no hiredis."""
+    """Parses replies if hiredis is not installed."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -58,7 +58,7 @@ class PythonParser:
         return reply
 
     def _parse(self, start: int) -> tuple[Reply, int] | None:
-        """The reply at `start` and where it ends, None if it is not whole."""
+        """The reply at `start` and its end; None if it is incomplete."""
         line_end = self._data.find(b"\r\n", start)
         if line_end < 0:
             return None
@@ -70,7 +70,7 @@ class PythonParser:
         if kind == 0x3A:  # :
             return int(line), end
         if kind not in (0x24, 0x2A):
-            raise ReplyError(f"not an answer of Redis: {bytes([kind])!r}")
+            raise ReplyError(f"not a reply of Redis: {bytes([kind])!r}")
         length = int(line)
         if length < 0:
             return None, end

@@ -1,7 +1,7 @@
-"""One log that another process writes, filled from publications and from Redis.
+"""A tail: a log that another process writes, filled from publications and from its copy in Redis.
 
-Publications carry the data but may get lost, so Redis's log is the truth: the offset of all that comes is
-checked, and what is missing is read there.
+Publications carry the data but may get lost. So the offset of each one is checked, and missing bytes are
+read from the copy.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from .resp import Reply, ReplyError, is_elsewhere
 logger = logging.getLogger(__name__)
 
 _PAGE = 128 * 1024
-"""Bytes of a page. A follower that keeps up sends it as it is, without a copy."""
+"""Bytes of a page. A follower that keeps up sends a page without copying it."""
 _PAGES_AT_ONCE = 2
-"""So many are asked for together, and again when fewer are still to come: Redis reads on while those are sent
-on, and keeps at most twice as many for us."""
+"""Pages that are requested ahead, so that Redis reads the next ones while followers send these. Redis buffers
+at most twice as many replies for us."""
 _OPEN_COUNT = 64
-"""Entries of a page of which the end is not known."""
+"""Entries of the last page, whose end is not known."""
 _PAUSE = 0.5
-"""Seconds until a log that could not be read is read again."""
+"""Seconds before a log that could not be read is read again."""
 
 
 class MovedError(ConnectionLostError):
-    """The log is on another node of the Cluster."""
+    """Another node of the Cluster has the log."""
 
 
 class CorruptLogError(Exception):
-    """Redis holds something that is not a whole log, or that a newer version wrote."""
+    """The data in Redis is not a complete log, or a newer version wrote it."""
 
 
 class Tail:
     """One followed log.
 
-    `known` is how long it is known to be. More than `max_bytes` are not held whole; one that cannot be read
-    for `patience` seconds counts as lost. `moved` is awaited when it turns out to be on another node: it
-    finds out which, and gives the tail that one's reader.
+    The log is at least `known` bytes long. Of a log longer than `max_bytes` only the last part is held. A log
+    that cannot be read for `patience` seconds counts as lost. `moved` is awaited if another node has the log:
+    it finds that node and gives the tail the reader of that node.
     """
 
     __slots__ = (
@@ -82,13 +82,13 @@ class Tail:
         self.keys = keys
         self.reading: asyncio.Task[None] | None = None
         self.quiet_rounds = 0
-        """Rounds of the tailer's watch without news."""
+        """Rounds of the tailer's watch in which nothing arrived."""
         self.subscribed = False
-        """Whether publications come."""
+        """Whether publications arrive."""
         self.idle_rounds = 0
-        """Such rounds without a reader."""
+        """Rounds without a reader."""
         self.missing_since: float | None = None
-        """Since when the log has been gone from Redis."""
+        """When the log was first missing in Redis, in seconds of the loop's clock."""
         self.unreadable_since: float | None = None
         self.reader = reader
         self.moved = moved
@@ -96,10 +96,10 @@ class Tail:
         self._max_bytes = max_bytes
         self._patience = patience
         self._sealed = False
-        """Whether the seal was published: from then on only what stands in the log counts."""
+        """Whether the seal was published. From then on publications are ignored and the log is read."""
         self._known = known
         self._more = False
-        """Whether there may be something that was not read yet."""
+        """Whether the log may hold more than was read."""
 
     def take(self, end: int, data: bytes) -> bool:
         """Add the bytes of an entry that ends at `end`; False if there is a gap before it."""
@@ -112,7 +112,7 @@ class Tail:
         self.quiet_rounds = 0
         log.append(data if missing == len(data) else data[-missing:])
         if log.end > self._max_bytes:
-            # It goes on for those attached; one that is far behind cannot be waited for.
+            # The log continues for those attached; followers that are far behind are cut off.
             log.trim(log.end - 2 * self._max_bytes)
         return True
 
@@ -120,7 +120,7 @@ class Tail:
         """Take a publication: `<end offset>:<bytes>`."""
         self.quiet_rounds = 0
         if self._sealed:
-            return  # of a writer that was refused, and does not know it yet
+            return  # of a writer whose append Redis refused
         end, _, data = payload.partition(b":")
         if payload == SEAL_MESSAGE or not end.isdigit():
             self._sealed = payload == SEAL_MESSAGE
@@ -129,7 +129,7 @@ class Tail:
             self.read(int(end))
 
     def read(self, known: int = 0) -> None:
-        """Read the log (again), known to be `known` bytes long, until there is nothing more in it."""
+        """Read the log, again if necessary, to its end. It is at least `known` bytes long."""
         self._known = max(self._known, known)
         self._more = True
         if self.reading is None or self.reading.done():
@@ -150,8 +150,11 @@ class Tail:
                 self.lose("corrupt", f"Redis holds no whole log of it ({error})")
 
     async def _read_on(self) -> None:
-        """Read to the end of the log as it is now. An entry's id is the offset after it, so that pages can be
-        asked for by offsets, some at once; the last one is open, for what has come since and for the seal."""
+        """Read to the present end of the log.
+
+        The id of an entry is its end offset, so several pages can be requested at once, by offsets. The last
+        page is open, for what has been added since and for the seal.
+        """
         pages: deque[asyncio.Future[Reply]] = deque()
         asked, last_asked = self.log.end, False
 
@@ -175,18 +178,18 @@ class Tail:
             if isinstance(entries, ReplyError):
                 raise (MovedError if is_elsewhere(entries) else ConnectionLostError)(str(entries))
             self.unreadable_since = None
-            if not entries and (pages or not last_asked):  # gone, or an entry longer than a page
+            if not entries and (pages or not last_asked):  # missing, or an entry is longer than a page
                 self._known, self._more = self.log.end, True
                 return
             if len(pages) < _PAGES_AT_ONCE:
                 await ask(_PAGES_AT_ONCE)
             self._apply(entries)
             if pages:
-                await asyncio.sleep(0)  # followers send it on
+                await asyncio.sleep(0)  # let followers send it
         self._more = self._more or len(entries) == _OPEN_COUNT
 
     def _apply(self, entries: list[Reply]) -> None:
-        """Add entries that were read."""
+        """Add entries of a page."""
         seal = entries[-1] if entries and entries[-1][0] == SEAL_ID else None
         data = entries if seal is None else entries[:-1]
         if data:
@@ -202,7 +205,7 @@ class Tail:
             self.log.seal(Outcome(fields[b"outcome"].decode()), fields[b"detail"].decode())
 
     def given_up(self) -> bool:
-        """Whether the log could not be read for too long; then it counts as lost."""
+        """Whether the log has been unreadable for `patience` seconds. If so, end it as lost."""
         now = asyncio.get_running_loop().time()
         if self.unreadable_since is None:
             self.unreadable_since = now
@@ -212,7 +215,7 @@ class Tail:
         return True
 
     def lose(self, detail: str, reason: str) -> None:
-        """End it here, without a seal in Redis: others may still be able to read it."""
+        """End the log here, without a seal in Redis: others may still be able to read it."""
         if self.log.seal(Outcome.LOST, detail):
             self.warn(reason)
 
@@ -221,5 +224,5 @@ class Tail:
 
 
 def _end(entry: Reply) -> int:
-    """The offset after an entry of a log."""
+    """The end offset of an entry."""
     return int(entry[0].partition(b"-")[0])

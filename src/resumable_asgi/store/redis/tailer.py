@@ -1,7 +1,7 @@
-"""All followed logs of other processes: one connection that subscribes to them, and one watch over them.
+"""All followed logs of other processes: one subscribed connection, and one task that watches them.
 
-A tail is subscribed first, then the past is read, and again after a new connection and in silence. Logs whose
-worker is dead are sealed.
+A tail subscribes first and then reads the past. It reads again after a reconnect and after silence. Logs of
+dead workers are sealed.
 """
 
 from __future__ import annotations
@@ -26,44 +26,47 @@ from .tail import Tail
 logger = logging.getLogger(__name__)
 
 _PERIOD = 0.5
-"""Seconds between looks at all tails."""
+"""Seconds between two rounds of the watch."""
 _PAUSE = 0.5
-"""Seconds until a log that is no longer on a node is subscribed to again, should it still be sought there."""
+"""Seconds before a tail subscribes again after its hash slot has moved."""
 _SILENT_ROUNDS = 4
-"""Of such looks without news of a log, after which it is read, should a publication have been lost."""
+"""Rounds in which nothing arrived, after which a log is read, because a publication may have been lost."""
 
 _SHORT = 64 * 1024
-"""Bytes; so much of the past of a live log is read only once it is subscribed to, which saves a reading."""
+"""A past of at most this many bytes is read after the subscription only, which saves one read."""
 
 _PING = pack(b"PING")
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What is known of a log that was found: its end, and its first entry: the offset after it, its bytes."""
+    """What a look-up tells of a log: its end, and the end offset and the bytes of its first entry."""
 
     end: int
     first: tuple[int, bytes] | None
 
 
 class Shard(Protocol):
-    """What a tailer asks of its store, since in a Cluster it may be the affair of another node."""
+    """What a tailer asks of its store. In a Cluster another node may have to answer."""
 
     async def have_leases(self, workers: list[str]) -> list[Reply]:
-        """Whether each has a lease: 1, 0, or an error."""
+        """For each worker 1 if it has a lease, 0 if not, or an error."""
         ...
 
     async def post_stop(self, worker: str, stream_id: bytes) -> None:
-        """Tell a worker that a stream of its is to end, or was ended. Raises `StoreUnavailableError`."""
+        """Put the id of a stream into its worker's mailbox: it is to be stopped, or is sealed already.
+
+        Raises `StoreUnavailableError`.
+        """
         ...
 
     async def moved(self) -> None:
-        """Find out where logs are that are not here any more, and hand their tails over."""
+        """Find out which nodes have the logs now, and hand tails over to their shards."""
         ...
 
 
 class Tailer:
-    """All tails of a process at one primary."""
+    """All tails of a process for one primary."""
 
     def __init__(
         self,
@@ -88,11 +91,11 @@ class Tailer:
         self._reader = reader
         self._commands = commands
         self._missing: dict[str, float] = {}
-        """Since when the lease of a worker has been gone."""
+        """When each missing lease was first missed, in seconds of the loop's clock."""
         self._task: asyncio.Task[None] | None = None
 
     def follow(self, slot: str, stream_id: str, head: Head, past: Past, *, sealed: bool) -> Log:
-        """The log of another process, filled as long as it has readers."""
+        """A log of another process, which is filled while it has readers."""
         keys = self._commands.log_keys(slot, stream_id)
         tail = self._tails.get(keys.log)
         if tail is not None and (tail.log.outcome is None or sealed):
@@ -114,7 +117,7 @@ class Tailer:
             tail.take(*past.first)
         if sealed or self.subscription.connection is None or past.end - log.end > _SHORT:
             tail.read()
-        if not sealed:  # in the next turn: the first bytes are here, and can be sent in this one
+        if not sealed:  # in the next turn, so that the first bytes are sent first
             asyncio.get_running_loop().call_soon(self._subscribe, tail)
         self._ensure_watch()
         return log
@@ -126,7 +129,7 @@ class Tailer:
             task.cancel()
         if running:
             await asyncio.wait(running)
-        for tail in self._tails.values():  # nobody fills them any more: their followers must not wait
+        for tail in self._tails.values():  # nothing fills them from now on, so their followers end
             tail.log.seal(Outcome.INTERRUPTED, "shutdown")
         self._tails.clear()
         self.subscription.close()
@@ -134,12 +137,12 @@ class Tailer:
     # -- publications
 
     def _pushed(self, message: Reply) -> None:
-        """What comes on the subscription connection."""
+        """Handle a message of the subscribed connection."""
         if isinstance(message, ReplyError):
             self._refused(message)
             return
         if len(message) != 3:
-            return  # an answer to PING
+            return  # the reply to PING
         kind, channel, payload = message
         tail = self._tails.get(channel)
         if tail is None:
@@ -148,13 +151,13 @@ class Tailer:
             tail.published(payload)
             return
         tail.subscribed = kind in (b"subscribe", b"ssubscribe")
-        tail.read()  # the past, and what was published until now; or what tells where the log went
-        if kind == b"sunsubscribe":  # its hash slot moves, and may be back before anybody knows
+        tail.read()  # the past; or, if the log has moved, the reply says so
+        if kind == b"sunsubscribe":  # its hash slot has moved, and may come back
             asyncio.get_running_loop().call_later(_PAUSE, self._subscribe, tail)
 
     def _refused(self, error: ReplyError) -> None:
-        """An error does not say for which log it is."""
-        if is_elsewhere(error):  # ask over a new connection where they are, for all of them
+        """Handle an error reply. It does not say which channel it belongs to."""
+        if is_elsewhere(error):  # reconnect, which looks up the nodes and subscribes to all logs
             asyncio.get_running_loop().call_later(_PAUSE, self.subscription.reopen)
             return
         refusals.note(self._commands.subscribe(b""), str(error))
@@ -165,14 +168,14 @@ class Tailer:
     def _subscribe(self, tail: Tail) -> None:
         connection = self.subscription.connection
         if self._tails.get(tail.keys.log) is not tail:
-            return  # let go of since
+            return  # it was dropped meanwhile
         if connection is not None:
             connection.send(self._commands.subscribe(tail.keys.log))
         else:
             self.subscription.need()
 
     def _subscribe_to_all(self, connection: Connection) -> None:
-        """What is followed over a new connection."""
+        """Subscribe to all live logs on a new connection."""
         for tail in self._tails.values():
             tail.subscribed = False
         live = [tail.keys.log for tail in self._tails.values() if tail.log.outcome is None]
@@ -180,7 +183,7 @@ class Tailer:
             connection.send(self._commands.subscribe(*live))
 
     def hand_over(self, belongs: Callable[[bytes], Tailer]) -> None:
-        """Have other tailers see to the tails that belong to them by their logs' keys."""
+        """Hand over each tail whose log belongs to another tailer."""
         for key, tail in list(self._tails.items()):
             other = belongs(key)
             if other is not self:
@@ -202,7 +205,7 @@ class Tailer:
     # -- silence and death
 
     async def _watch(self) -> None:
-        """While something is followed: let go of what nobody reads, look after what is silent."""
+        """While there are tails: drop those without readers, and check those that are silent."""
         while self._tails:
             await asyncio.sleep(_PERIOD)
             self._drop_unread()
@@ -220,8 +223,8 @@ class Tailer:
             except (ConnectionLostError, StoreUnavailableError, TimeoutError):
                 for tail in live:
                     tail.given_up()
-            except Exception:  # the one task that ends followers of the dead must go on
-                logger.exception("an answer of Redis could not be understood")
+            except Exception:  # without this task, followers of a dead worker would never end
+                logger.exception("Redis sent an unexpected reply")
 
     def _drop_unread(self) -> None:
         connection = self.subscription.connection
@@ -244,11 +247,11 @@ class Tailer:
             leases = await self._shard.have_leases(workers)
             there = await self._reader.fetch(*[self._commands.exists(tail.keys.log) for tail in silent])
         for tail in live:
-            if tail.reading is None or tail.reading.done():  # else its reading tells
+            if tail.reading is None or tail.reading.done():  # else the read decides
                 tail.unreadable_since = None
         dead = self._note_workers(workers, leases, now)
         for tail, exists in zip(silent, there, strict=True):
-            if exists:  # or an error: reading tells more
+            if exists:  # or an error, which the read will show too
                 tail.missing_since = None
                 tail.read()
             elif tail.missing_since is None:
@@ -263,25 +266,25 @@ class Tailer:
                 tail.lose("silent", "nothing comes, and Redis does not say whether its worker lives")
 
     def _is_silent(self, tail: Tail) -> bool:
-        """Whether to read it now, and in every so many rounds as long as nothing comes."""
+        """Whether to read the log in this round, because nothing has arrived for some rounds."""
         rounds = _SILENT_ROUNDS if tail.subscribed else 1
         quiet = tail.quiet_rounds
         return quiet >= rounds and (quiet % rounds == 0 or tail.missing_since is not None)
 
     def _note_workers(self, workers: list[str], exist: list[Reply], now: float) -> set[str]:
-        """The workers whose lease has been gone for long enough that an emptied Redis would have it back."""
+        """The workers whose lease has been missing for longer than a live worker takes to renew it."""
         patience = min(3.0, self._settings.lease / 3)
         missing = [worker for worker, exists in zip(workers, exist, strict=True) if exists == 0]
         self._missing = {worker: self._missing.get(worker, now) for worker in missing}
         return {worker for worker, since in self._missing.items() if now - since >= patience}
 
     async def _seal_for_dead_worker(self, tail: Tail) -> None:
-        """Seal the log of a dead worker, unless somebody was faster; read what there is and the seal."""
+        """Seal the log of a dead worker, if nobody else has, and read the rest of it with the seal."""
         retention = max(route.retention for route in self._settings.routes)
         seal = self._commands.seal(tail.keys, Outcome.LOST, retention=retention)
         (reply,) = await tail.reader.fetch(seal)
         if is_elsewhere(reply):
-            tail.read()  # finds out where
+            tail.read()  # which finds the node
         elif isinstance(reply, ReplyError) or reply[0] == b"gone":
             tail.lose("its worker died", "its worker died")
         else:
@@ -289,7 +292,7 @@ class Tailer:
                 note_untold(self._commands, tail.keys, reply)
                 tail.warn("its worker died")
             tail.read()
-        # Should the worker have come back just now, it must hear of it.
+        # If the worker has just come back, this tells it.
         await self._shard.post_stop(tail.log.head.worker, tail.keys.id)
 
 

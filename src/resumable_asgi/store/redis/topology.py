@@ -18,15 +18,17 @@ ConnectTo = Callable[[Address, float], Awaitable[AbstractConnection]]
 """Opens a connection to a node, within a number of seconds."""
 
 _FRESH = 0.02
-"""Seconds for which an answer serves others that ask."""
+"""Seconds for which an answer is used again."""
 _MOST_ASKED = 4
-"""Nodes; the next refresh asks others."""
+"""The most nodes that one refresh asks. They are chosen at random."""
 
 
 class Topology:
-    """Asks one node after the other, in any order, until one answers: any of them may be down, or not know
-    yet of a failover. `timeout` is in seconds, for all of it and a connection; `remap` tells how a node that
-    another one names is reached from here."""
+    """The map of a Cluster. Nodes are asked in random order until one answers, because each may be down.
+
+    `timeout` bounds a refresh, and the opening of a connection, in seconds. `remap` turns the address of a
+    node into one that can be reached from here.
+    """
 
     def __init__(
         self,
@@ -36,7 +38,7 @@ class Topology:
         remap: Callable[[Address], Address] | None = None,
     ) -> None:
         self.changed: Callable[[], None] = lambda: None
-        """Called when somebody serves something else than before."""
+        """Called when a hash slot has another primary than before."""
         self._nodes = list(dict.fromkeys(seeds))
         self._connect = connect
         self._remap: Callable[[Address], Address] = remap or _as_it_is
@@ -56,14 +58,14 @@ class Topology:
         return {address for _, address in self._ranges}
 
     def primary(self, hash_slot: int) -> Address | None:
-        """Who serves it, as far as is known."""
+        """The primary of a hash slot, or None if it is not known."""
         at = bisect_right(self._starts, hash_slot) - 1
         if at < 0 or self._ranges[at][0] < hash_slot:
             return None
         return self._ranges[at][1]
 
     async def connect(self, hash_slot: int) -> AbstractConnection:
-        """A connection to the primary of a hash slot, asked for anew. Raises `RedisError`, `OSError`."""
+        """Refresh the map, and connect to the primary of a hash slot. Raises `RedisError`, `OSError`."""
         await self.refresh()
         address = self.primary(hash_slot)
         if address is None:
@@ -71,7 +73,7 @@ class Topology:
         return await self._connect(address, self._timeout)
 
     async def refresh(self) -> None:
-        """Ask who serves what. Raises `RedisError`, `OSError`."""
+        """Ask which node serves which hash slot. Raises `RedisError`, `OSError`."""
         if self._asking is None:
             if asyncio.get_running_loop().time() - self._asked < _FRESH:
                 return
@@ -100,7 +102,7 @@ class Topology:
                 errors.append(f"{node[0]}:{node[1]}: {error or type(error).__name__}")
             else:
                 return
-        raise ConnectionError(f"no node says who serves what ({'; '.join(errors)})")
+        raise ConnectionError(f"no node says which node serves which hash slot ({'; '.join(errors)})")
 
     async def _ask(self, node: Address) -> Any:
         connection: Any = await self._connect(node, self._timeout)
@@ -111,14 +113,16 @@ class Topology:
             await connection.disconnect(nowait=True)
 
     def _take(self, asked: Address, answer: Any) -> None:
-        """`CLUSTER SLOTS` answers `[first, last, primary, replica…]` for each range, a node being
-        `[host, port, …]`, with no host for the one that was asked."""
+        """Take the answer to `CLUSTER SLOTS`: `[first, last, primary, replica…]` for each range.
+
+        A node is `[host, port, …]`; the host of the node that was asked is empty.
+        """
         ranges = sorted(
             (int(first), int(last), [self._remap(_address(node, asked)) for node in nodes])
             for first, last, *nodes in answer
         )
         if not ranges:
-            raise ValueError("it knows no node that serves a hash slot")
+            raise ValueError("no node serves a hash slot")
         served = [(last, nodes[0]) for _, last, nodes in ranges]
         starts = [first for first, _, _ in ranges]
         self._nodes = list(dict.fromkeys([*(node for _, _, nodes in ranges for node in nodes), *self._nodes]))
