@@ -459,7 +459,7 @@ async def test_a_followed_stream_that_is_lost_is_warned_of_once(
         warned = [record.getMessage() for record in caplog.records if raw.id in record.getMessage()]
         assert len(warned) == 1
         assert warned[0].startswith(f"stream {raw.id} (key 'chat\\n7', 2 bytes, ")
-        assert f" s) is lost: {reason}" in warned[0]
+        assert f"s old) is lost: {reason}" in warned[0]
     if how == "died":  # a replay of what is known to be lost is no news
         assert (await whole(await open_redis().find(SLOT)))[1] is Outcome.LOST
         assert caplog.text.count("is lost") == 1
