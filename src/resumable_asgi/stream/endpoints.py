@@ -1,4 +1,4 @@
-"""The resume and stop routes, which the middleware serves itself."""
+"""The resume and stop routes, which the middleware answers itself."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from .store import Found, Store, StreamKey
 
 logger = logging.getLogger(__name__)
 
-_UNDER_WAY = 0.25
-"""Seconds that an event which its client has seen may take to reach another process."""
+_IN_FLIGHT = 0.25
+"""Seconds that an event may take to another process after its client has received it."""
 
 _NO_STORE = {"Cache-Control": "no-store"}
 
 _PRIVATE = (b"cache-control", b"private, no-store")
-"""Of a resume, whatever the app said of its response: a cache must not hand one user's stream to another."""
+"""The header of every resume, so that no cache gives one user's stream to another user."""
 
 _NOT_REPLAYED = frozenset(
     (
-        # of the first connection and its server: RFC 9110, 7.6.1
+        # belong to the first connection and its server: RFC 9110, 7.6.1
         b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade content-length date "
         b"server "
-        # for caches, and for requests that are made again: RFC 9110, 8.8 and 14; RFC 9111, 5
+        # are for caches, validation and ranges: RFC 9110, 8.8 and 14; RFC 9111, 5
         b"etag last-modified age expires accept-ranges content-range surrogate-control edge-control "
         b"x-accel-expires "
-        # of the first request
+        # belong to the first request
         b"x-request-id request-id x-correlation-id correlation-id x-trace-id traceparent tracestate "
         b"traceresponse server-timing x-amzn-requestid x-amzn-trace-id x-amz-cf-id x-cloud-trace-context "
         b"x-b3-traceid x-b3-spanid x-b3-parentspanid x-b3-sampled b3 cf-ray x-process-time x-runtime"
@@ -52,15 +52,15 @@ _NOT_REPLAYED = frozenset(
 _STREAM_ID = re.compile(r"[0-9a-f]{32}")
 _LONGEST_STOP = 1024 * 1024
 _MOST_VALUES = 16 * 1024
-"""Bytes, and about how many values, of a stop's body: decoding it holds the event loop for 5 ms at most."""
+"""Bounds of a stop's body in bytes and, roughly, in values: decoding it takes 5 ms at most."""
 
 
 def replayed_headers(headers: Headers, stream_id: str) -> list[tuple[bytes, bytes]]:
-    """What a resume answers of the first response's headers."""
+    """The headers of a resume, made of the first response's."""
     kept = [
         (name, value)
         for name, value in without_credentials(headers)
-        # There is a `CDN-Cache-Control` (RFC 9213), too, which comes before the other.
+        # Also `CDN-Cache-Control` (RFC 9213), which takes precedence over `Cache-Control`.
         if name.lower() not in _NOT_REPLAYED and not name.lower().endswith(b"cache-control")
     ]
     return [*kept, _PRIVATE, (STREAM_ID_HEADER, stream_id.encode())]
@@ -118,7 +118,7 @@ class Resume:
         except StoreUnavailableError:
             return unavailable(self._unavailable_status)
         if found is None:
-            logger.debug("there is nothing to resume at %r", self._scope["path"])
+            logger.debug("nothing to resume at %r", self._scope["path"])
             return nothing()
         if found.outcome is None or position.offset < found.end:
             return found, position, self._stream_key
@@ -126,7 +126,7 @@ class Resume:
             message = f"offset {position.offset} is beyond the end of the stream, which is at {found.end}"
             return _refused(400, message)
         if position.offset > 0 or found.outcome is Outcome.DONE:
-            logger.debug("stream %s: there is nothing more of it to resume: %s", found.id, found.outcome)
+            logger.debug("stream %s: nothing left to resume: %s", found.id, found.outcome)
             return nothing(found.outcome)
         return found, position, self._stream_key
 
@@ -154,8 +154,8 @@ class Resume:
                 return
             offset = await _first_offset(follower, found, position)
             if offset is None:
-                return  # no final body: the connection breaks
-            logger.debug("stream %s: a resume follows it from offset %d on", log.id, offset)
+                return  # without a final body, so that the connection breaks
+            logger.debug("stream %s: a resume follows it from offset %d", log.id, offset)
             follower.offset = offset
             if not await follower.follow():
                 return
@@ -168,8 +168,10 @@ class Resume:
 
 
 async def _first_offset(follower: Follower, found: Found, position: Position) -> int | None:
-    """Where to begin: never between the CR and the LF of one line end. None if the log ended short of what
-    its client has seen, or is no longer whole."""
+    """The offset to begin at: never between the CR and the LF of one line end.
+
+    None if the log ended before the client's position, or has lost its beginning.
+    """
     log = found.log
     if position.event_id is not None:
         offset = await _after_event(follower, found, position.event_id)
@@ -179,7 +181,7 @@ async def _first_offset(follower: Follower, found: Found, position: Position) ->
     if log.start or offset > log.end:
         return None
     if offset == log.end and not sse.is_settled(log.span(max(0, offset - 1), offset)):
-        await follower.wait_for(offset + 1)  # there is nothing to send before that anyway
+        await follower.wait_for(offset + 1)  # nothing can be sent before that anyway
         if log.start:
             return None
     if position.event_id is not None:
@@ -188,18 +190,18 @@ async def _first_offset(follower: Follower, found: Found, position: Position) ->
 
 
 async def _after_event(follower: Follower, found: Found, event_id: bytes) -> int:
-    """Where to go on after the event with an id of the app's own; 0 if the log does not come to have it."""
+    """The offset after the event with that id of the app; 0 if the log does not have it."""
     log = found.log
     await follower.wait_for(found.end)
     offset = sse.after_event_id(log.span(log.start, log.end), event_id)
     if offset is None and log.outcome is None:
-        await asyncio.sleep(_UNDER_WAY)
+        await asyncio.sleep(_IN_FLIGHT)
         offset = sse.after_event_id(log.span(log.start, log.end), event_id)
     return offset or 0
 
 
 class _StopBodyError(ValueError):
-    """The body of a stop is not what one sends; the message says what is expected."""
+    """The body of a stop is malformed. The message says what is expected."""
 
 
 async def stop(
@@ -207,14 +209,14 @@ async def stop(
 ) -> Response:
     """Answer a stop request: `{"success": true, "stopped": …}`.
 
-    The body is that of the AI SDK's "chatbot resume streams" documentation: an `activeStreamId` in it
-    that is not the running stream's stops nothing.
+    The body is that of the AI SDK's documentation of "chatbot resume streams". If it has an `activeStreamId`,
+    only that stream is stopped.
     """
     if not may_stop(Request(scope).headers, origins):
         return _refused(
             403,
-            "this stop was sent by a page of another site, with its user's cookies: send it from a page of"
-            " this host, or add that page's origin to `origins` of the ResumableRoute",
+            "a page of another site sent this stop, with its visitor's cookies: send it from a page of this"
+            " host, or add that page's origin to `origins` of the ResumableRoute",
             success=False,
         )
     if stream_key is None:
@@ -229,7 +231,7 @@ async def stop(
     except _StopBodyError as error:
         return _refused(400, str(error), success=False)
     except StoreUnavailableError:
-        message = "Redis cannot be asked at the moment, so the stream may still run; try again"
+        message = "Redis cannot be reached at the moment, so the stream may still run; try again"
         return _refused(503, message, {"Retry-After": "1"}, success=False)
     logger.debug("a stop at %r stopped %s", scope["path"], "a stream" if stopped else "nothing")
     return _stopped(stopped)
@@ -247,7 +249,7 @@ def _active_stream_id(body: bytes) -> str | None:
     if len(body) > _LONGEST_STOP or sum(map(body.count, (b"[", b"{", b",", b":"))) > _MOST_VALUES:
         raise _StopBodyError(f"the body holds too much; {expected}")
     try:
-        # Numbers are passed over, since long ones take long to convert.
+        # Numbers are not converted, because that takes long for long ones.
         fields: Any = json.loads(body, parse_int=len, parse_float=len)
     except (ValueError, RecursionError):
         raise _StopBodyError(f"the body is not valid JSON; {expected}") from None
@@ -260,13 +262,13 @@ def _active_stream_id(body: bytes) -> str | None:
 
 
 def nothing(outcome: Outcome | None = None) -> Response:
-    """There is nothing to resume; `outcome` is that of the log, if there is one."""
+    """The answer if there is nothing to resume. `outcome` is that of the log, if there is one."""
     known = {} if outcome is None else {"Resumable-Outcome": outcome}
     return Response(status_code=204, headers={**_NO_STORE, **known})
 
 
 def unavailable(status: int) -> Response:
-    """It cannot be known whether there is something to resume. `useChat` shows the text to people."""
+    """The answer if Redis cannot be reached. `useChat` shows the text to users."""
     if status == 204:
         return nothing()
     message = "Could not check for a running answer. Please try again."
