@@ -19,13 +19,14 @@ class Batch:
         self._takers: list[tuple[int, Take]] = []
 
     def add(self, commands: Sequence[bytes], take: Take) -> None:
-        """`take` is called with the replies to these commands, after those to the commands before them."""
+        """`take` is called with the replies to these commands, after those to the commands before."""
         self.commands += commands
         self._takers.append((len(commands), take))
 
-    def then(self, call: Callable[[], None]) -> None:
-        """Have something called once the replies to what was added so far are taken."""
-        self._takers.append((0, lambda _: call()))
+    def expect(self, count: int, take: Take) -> None:
+        """The same for the last `count` commands, which stand in `commands` already; for none, `take` is
+        called once the replies to what was added so far are taken."""
+        self._takers.append((count, take))
 
     def answered(self, replies: list[Reply]) -> None:
         """Hand out the replies, in order. Raises what a taker raises; those after it get nothing then."""

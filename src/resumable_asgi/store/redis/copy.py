@@ -142,13 +142,13 @@ class RedisCopy:
     """The copy of one live log. As a reader of the log it keeps the bytes that are not yet in Redis."""
 
     __slots__ = (
-        "_batch",
         "_commands",
         "_watch",
         "clear_after",
         "ended_at",
         "findable",
         "followed",
+        "in_flight",
         "key",
         "keys",
         "log",
@@ -177,6 +177,8 @@ class RedisCopy:
         """Whether somebody follows from another process; if so the writer is told of every append."""
         self.queued = False
         """Whether it waits for the next batch."""
+        self.in_flight = False
+        """Whether answers to its commands are still to come, or are just being taken."""
         self.overflowing = False
         self.seal: Seal | None = None
         """The seal that the run asks for."""
@@ -194,8 +196,6 @@ class RedisCopy:
         """Ends the log here, should Redis not answer the seal in time."""
         self._commands = commands
         self._watch: Callable[[], None] | None = None
-        self._batch: Batch | None = None
-        """The batch in flight that has commands of this copy."""
 
     def __repr__(self) -> str:
         return f"<RedisCopy of {self.log.id}, {self.state.name}, {self.offset} of {self.log.end} bytes>"
@@ -247,14 +247,9 @@ class RedisCopy:
         return isinstance(self.log, _ReleasedLog)
 
     @property
-    def in_flight(self) -> bool:
-        """Whether answers to its commands are still to come."""
-        return self._batch is not None
-
-    @property
     def due(self) -> bool:
         """Whether it must not wait for its appends to be gathered."""
-        if self._batch is not None:
+        if self.in_flight:
             return False
         if self.state is _SEALED or self.clear_after is not None:
             return self.clear_after is not None
@@ -265,7 +260,7 @@ class RedisCopy:
     @property
     def over(self) -> bool:
         """Whether there is nothing more to do for the copy."""
-        return self.state is _SEALED and self.clear_after is None and self._batch is None
+        return self.state is _SEALED and self.clear_after is None and not self.in_flight
 
     def invalidate(self) -> None:
         """The copy may not be what it was taken for: claim it before anything is appended."""
@@ -274,56 +269,50 @@ class RedisCopy:
     def lose(self) -> None:
         """The connection is lost: no answer will come to what is in flight."""
         self._move(CopyEvent.LOSE)
-        self._batch = None
+        self.in_flight = False
 
     def write(self, batch: Batch) -> int:
         """Add the commands that it needs next; returns the bytes of the log among them."""
-        before = len(batch.commands)
-        batch.then(self._landed)
-        size = 0
-        if self.state is _SEALED:
+        before, size = len(batch.commands), 0
+        if self.state is _SYNCED and (self.seal is None or not self.released):
+            size = self._append(batch)
+        elif self.state is _SEALED:
             self._clear(batch)
         elif self.state is _GIVEN_UP:
             command, _ = self._seal_command(Outcome.INTERRUPTED, "incomplete", anywhere=True)
             batch.add([command], self._given_up_sealed)
         elif self.released and self.seal is not None:
             self._seal(batch, self.seal, anywhere=self.seal[0] is Outcome.STOPPED)
-        elif self.state is not _SYNCED:
-            self._claim(batch)
         else:
-            size = self._append(batch)
-        if len(batch.commands) > before:
-            self._batch = batch
+            self._claim(batch)
+        self.in_flight = len(batch.commands) > before
         return size
 
-    def _landed(self) -> None:
-        self._batch = None
-
     def _append(self, batch: Batch) -> int:
-        """Add the next entries, and the seal if it is asked for and they are the last."""
-        commands: list[bytes] = []
+        """Add the next entries, and the seal if it is asked for and they are the last.
+
+        Each entry is published; while nobody is known to follow, only its end.
+        """
+        log, keys, commands, packed = self.log, self.keys, self._commands, batch.commands
         ends: list[int] = []
         end = self.offset
-        while end < self.log.end and len(ends) < _MOST_ENTRIES:
-            data = self.log.read(end, _LONGEST_ENTRY)
+        while end < log.end and len(ends) < _MOST_ENTRIES:
+            data = log.read(end, _LONGEST_ENTRY)
             end += len(data)
-            commands += self._entry(end, data)
             ends.append(end)
+            if self.overflowing:
+                width, worker = self.key.route.max_bytes, log.head.worker
+                packed.append(commands.append_to_window(keys, end, data, width, worker))
+            else:
+                packed.append(commands.append(keys, end, data))
+            packed.append(commands.publish(keys, end, data if self.followed else b""))
         if ends:
-            batch.add(commands, partial(self._appended, ends))
-        if self.seal is not None and end == self.log.end:
+            batch.expect(2 * len(ends), partial(self._appended, ends))
+        if self.seal is not None and end == log.end:
             self._seal(batch, self.seal, anywhere=False)
         if self.clear_after is not None:
             self._clear(batch)
         return end - self.offset
-
-    def _entry(self, end: int, data: bytes) -> tuple[bytes, bytes]:
-        """One entry, and its publication; while nobody is known to follow, only its end is published."""
-        publication = self._commands.publish(self.keys, end, data if self.followed else b"")
-        if not self.overflowing:
-            return self._commands.append(self.keys, end, data), publication
-        width, worker = self.key.route.max_bytes, self.log.head.worker
-        return self._commands.append_to_window(self.keys, end, data, width, worker), publication
 
     def _claim(self, batch: Batch) -> None:
         """Add the commands that make the copy, or tell how far it is."""
@@ -400,7 +389,8 @@ class RedisCopy:
             self.give_up(f"Redis holds {answer.stored} bytes of it, and here are those from {here}")
 
     def _appended(self, ends: list[int], replies: list[Reply]) -> None:
-        for end, reply, followers in zip(ends, replies[::2], replies[1::2], strict=True):
+        each = iter(replies)
+        for end, reply, followers in zip(ends, each, each, strict=False):
             self._note_followers(isinstance(followers, int) and followers > 0)
             refused(reply)
             if self.state is not _SYNCED:

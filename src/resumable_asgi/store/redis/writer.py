@@ -277,7 +277,7 @@ class Writer:
 
     def _fill(self, batch: Batch, copy: RedisCopy) -> int:
         size = copy.write(batch)
-        batch.then(partial(self._after_reply, copy))
+        batch.expect(0, partial(self._after_reply, copy))
         return size
 
     def _answered(self, batch: Batch, replies: list[Reply]) -> None:
@@ -288,8 +288,9 @@ class Writer:
         if self._due:
             self._schedule_flush()
 
-    def _after_reply(self, copy: RedisCopy) -> None:
-        """What the answers make necessary."""
+    def _after_reply(self, copy: RedisCopy, _: list[Reply]) -> None:
+        """Its answers are taken: send what it needs next."""
+        copy.in_flight = False
         if copy.over:
             self._drop(copy)
         else:
