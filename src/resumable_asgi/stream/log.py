@@ -52,6 +52,11 @@ class Head(NamedTuple):
     headers: Headers
     key: str
 
+    @property
+    def sized(self) -> bool:
+        """Whether the response has a `Content-Length`, so that no bytes may be added to it."""
+        return any(name.lower() == b"content-length" for name, _ in self.headers)
+
     def to_json(self) -> bytes:
         """The form in which Redis holds it; header bytes are written as Latin-1, as HTTP has them."""
         fields = {

@@ -8,7 +8,7 @@ import logging
 from ..outcome import Outcome
 from .follower import Follower
 from .log import Log
-from .runs import Signal
+from .signals import Signal
 from .store import Store
 
 logger = logging.getLogger(__name__)
