@@ -13,8 +13,8 @@ LAST = {RunState.PASSED, RunState.COMPLETE, RunState.STOPPING}
 
 def test_an_event_that_the_table_does_not_have_raises_and_names_both() -> None:
     recording = Recording()
-    with pytest.raises(IllegalTransitionError, match=r"RunState UNDECIDED .* CLOSE"):
-        recording.change(RunEvent.CLOSE)
+    with pytest.raises(IllegalTransitionError, match=r"RunState UNDECIDED .* STOP"):
+        recording.change(RunEvent.STOP)
     assert recording.state is RunState.UNDECIDED
 
 

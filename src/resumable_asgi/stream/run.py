@@ -105,8 +105,7 @@ class Run:
         )
         self.start = start
         self.log = log = Log(new_stream_id(), head)
-        log.on_close = self._log_closed
-        log.on_seal = self._log_sealed
+        log.on_change = self._log_changed
         self._change(RunEvent.RECORD)
         self.store.claim(self.slot, log)
         logger.debug("stream %s: started recording, key %r", log.id, self._key)
@@ -142,17 +141,22 @@ class Run:
             follower is not None and log is not None and follower.offset == log.end and self.client.attended
         )
 
-    def _log_closed(self) -> None:
-        """By the end of the app's response, or before that by a stop, a shutdown or another worker."""
-        self._change(RunEvent.CLOSE)
-        if self.state is RunState.STOPPING and self._task is not None:
-            self.stopped_at = time.monotonic()
-            self._grace = asyncio.get_running_loop().call_later(STOP_GRACE, self._task.cancel)
-            logger.debug("stream %s: stopping, the app is told", self.stream_id)
-
-    def _log_sealed(self) -> None:
+    def _log_changed(self) -> None:
         log = self.log
         assert log is not None
+        if self.state is RunState.RECORDING:
+            self._stop()
+        if log.outcome is not None:
+            self._report(log)
+
+    def _stop(self) -> None:
+        assert self._task is not None
+        self.stopped_at = time.monotonic()
+        self._grace = asyncio.get_running_loop().call_later(STOP_GRACE, self._task.cancel)
+        self._change(RunEvent.STOP)
+        logger.debug("stream %s: stopping, the app is told", self.stream_id)
+
+    def _report(self, log: Log) -> None:
         bad = log.outcome in (Outcome.INTERRUPTED, Outcome.LOST)
         level = logging.WARNING if bad else logging.DEBUG
         logger.log(level, "%s ended %s%s", str(log), log.outcome, log.detail and f": {log.detail}")

@@ -17,7 +17,7 @@ class RunState(Enum):
     COMPLETE = auto()
     """The app has ended its response, or itself."""
     STOPPING = auto()
-    """The log was closed before that: the app is told to stop, and takes its time."""
+    """The log was closed first: the app is told to stop, and may take a moment."""
 
 
 class RunEvent(Enum):
@@ -27,8 +27,8 @@ class RunEvent(Enum):
     """The app starts a response that can be recorded."""
     END = auto()
     """The app sends its final body, returns or raises."""
-    CLOSE = auto()
-    """The log takes no more bytes: by END, a stop, a shutdown, or because this worker was taken for dead."""
+    STOP = auto()
+    """The log is closed before END: by a stop, a shutdown, or a worker that took this one for dead."""
 
 
 RUN_TABLE: Mapping[tuple[RunState, RunEvent], RunState] = MappingProxyType(
@@ -38,9 +38,8 @@ RUN_TABLE: Mapping[tuple[RunState, RunEvent], RunState] = MappingProxyType(
         (RunState.UNDECIDED, RunEvent.END): RunState.PASSED,
         (RunState.PASSED, RunEvent.END): RunState.PASSED,
         (RunState.RECORDING, RunEvent.END): RunState.COMPLETE,
-        (RunState.RECORDING, RunEvent.CLOSE): RunState.STOPPING,
+        (RunState.RECORDING, RunEvent.STOP): RunState.STOPPING,
         (RunState.COMPLETE, RunEvent.END): RunState.COMPLETE,  # only the first ending counts
-        (RunState.COMPLETE, RunEvent.CLOSE): RunState.COMPLETE,
         (RunState.STOPPING, RunEvent.END): RunState.STOPPING,
     }
 )
