@@ -27,22 +27,22 @@ from .store import Found, Slot, Store
 logger = logging.getLogger(__name__)
 
 _UNDER_WAY = 0.25
-"""Seconds that an event which its client has seen may take to reach another process."""
+"""Seconds that an event may take to reach another process after its client has seen it."""
 
 _NO_STORE = {"Cache-Control": "no-store"}
 
 _PRIVATE = (b"cache-control", b"private, no-store")
-"""Of a resume, whatever the app said of its response: a cache must not hand one user's stream to another."""
+"""On every resume, whatever the app's response said: a cache must not give one user's stream to another."""
 
 _NOT_REPLAYED = frozenset(
     (
-        # of the first connection and its server: RFC 9110, 7.6.1
+        # about the first connection and its server: RFC 9110, 7.6.1
         b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade content-length date "
         b"server "
-        # for caches, and for requests that are made again: RFC 9110, 8.8 and 14; RFC 9111, 5
+        # for caches and for conditional or range requests: RFC 9110, 8.8 and 14; RFC 9111, 5
         b"etag last-modified age expires accept-ranges content-range surrogate-control edge-control "
         b"x-accel-expires "
-        # of the first request
+        # about the first request
         b"x-request-id request-id x-correlation-id correlation-id x-trace-id traceparent tracestate "
         b"traceresponse server-timing x-amzn-requestid x-amzn-trace-id x-amz-cf-id x-cloud-trace-context "
         b"x-b3-traceid x-b3-spanid x-b3-parentspanid x-b3-sampled b3 cf-ray x-process-time x-runtime"
@@ -52,22 +52,22 @@ _NOT_REPLAYED = frozenset(
 _STREAM_ID = re.compile(r"[0-9a-f]{32}")
 _LONGEST_STOP = 1024 * 1024
 _MOST_VALUES = 16 * 1024
-"""Bytes, and about how many values, of a stop's body: decoding it holds the event loop for 5 ms at most."""
+"""JSON values in a stop's body, counted roughly: decoding it blocks the event loop for 5 ms at most."""
 
 
 def replayed_headers(headers: Headers, stream_id: str) -> list[tuple[bytes, bytes]]:
-    """What a resume answers of the first response's headers."""
+    """The headers of the first response that a resume repeats, and those that it adds."""
     kept = [
         (name, value)
         for name, value in without_credentials(headers)
-        # There is a `CDN-Cache-Control` (RFC 9213), too, which comes before the other.
+        # Also `CDN-Cache-Control` (RFC 9213), which takes precedence over the other.
         if name.lower() not in _NOT_REPLAYED and not name.lower().endswith(b"cache-control")
     ]
     return [*kept, _PRIVATE, (STREAM_ID_HEADER, stream_id.encode())]
 
 
 class Resume:
-    """One request to a resume route. `slot` is None for a request that has no owner or no key."""
+    """One request to a resume route. `slot` is None if the request has no owner or no key."""
 
     def __init__(
         self, scope: Scope, client: Client, *, store: Store, slot: Slot | None, unavailable_status: int
@@ -78,7 +78,7 @@ class Resume:
         self._slot = slot
         self._unavailable_status = unavailable_status
 
-    async def serve(self, send: Send, among: Followers) -> None:
+    async def serve(self, send: Send, followers: Followers) -> None:
         answer = await self._find()
         if isinstance(answer, Response):
             await answer(self._scope, self._client.receive, send)
@@ -94,7 +94,7 @@ class Resume:
             await send({"type": "http.response.body"})
             return
         try:
-            await self._follow(found, position, slot, start, send, among)
+            await self._follow(found, position, slot, start, send, followers)
         except asyncio.CancelledError as error:
             if not is_shutdown(error):
                 raise
@@ -116,7 +116,7 @@ class Resume:
             return nothing()
         if found.outcome is None or position.offset < found.end:
             return found, position, self._slot
-        if position.offset > found.end and found.outcome is not Outcome.LOST:  # its client may have seen more
+        if position.offset > found.end and found.outcome is not Outcome.LOST:  # the client may have seen more
             message = f"offset {position.offset} is beyond the end of the stream, which is at {found.end}"
             return _refused(400, message)
         if position.offset > 0 or found.outcome is Outcome.DONE:
@@ -125,7 +125,7 @@ class Resume:
         return found, position, self._slot
 
     async def _follow(
-        self, found: Found, position: Position, slot: Slot, start: Message, send: Send, among: Followers
+        self, found: Found, position: Position, slot: Slot, start: Message, send: Send, followers: Followers
     ) -> None:
         log = found.log
         route = slot.route
@@ -136,13 +136,13 @@ class Resume:
             self._client,
             keepalive=route.keepalive,
             stall_timeout=route.stall_timeout,
-            among=among,
+            followers=followers,
         ) as follower:
             if not await follower.send(start):
                 return
             offset = await _first_offset(follower, found, position)
             if offset is None:
-                return  # no final body: the connection breaks
+                return  # without a final body the connection breaks
             logger.debug("stream %s: a resume follows it from offset %d on", log.id, offset)
             follower.offset = offset
             if not await follower.follow():
@@ -156,8 +156,8 @@ class Resume:
 
 
 async def _first_offset(follower: Follower, found: Found, position: Position) -> int | None:
-    """Where to begin: never between the CR and the LF of one line end. None if the log ended short of what
-    its client has seen, or is no longer whole."""
+    """Where to begin: never between the CR and the LF of one line end. None if the log ended before what the
+    client has seen, or is no longer complete."""
     log = found.log
     if position.event_id is not None:
         offset = await _after_event(follower, found, position.event_id)
@@ -167,7 +167,7 @@ async def _first_offset(follower: Follower, found: Found, position: Position) ->
     if log.start or offset > log.end:
         return None
     if offset == log.end and not sse.is_settled(log.span(max(0, offset - 1), offset)):
-        await follower.wait_for(offset + 1)  # there is nothing to send before that anyway
+        await follower.wait_for(offset + 1)  # there is nothing to send before that
         if log.start:
             return None
     if position.event_id is not None:
@@ -176,7 +176,7 @@ async def _first_offset(follower: Follower, found: Found, position: Position) ->
 
 
 async def _after_event(follower: Follower, found: Found, event_id: bytes) -> int:
-    """Where to go on after the event with an id of the app's own; 0 if the log does not come to have it."""
+    """The offset after the event with this id of the app's own; 0 if the log does not get such an event."""
     log = found.log
     await follower.wait_for(found.end)
     offset = sse.after_event_id(log.span(log.start, log.end), event_id)
@@ -187,7 +187,7 @@ async def _after_event(follower: Follower, found: Found, event_id: bytes) -> int
 
 
 class _StopBodyError(ValueError):
-    """The body of a stop is not what one sends; the message says what is expected."""
+    """The body of a stop is not valid; the message says what is expected."""
 
 
 async def stop(
@@ -195,8 +195,8 @@ async def stop(
 ) -> Response:
     """Answer a stop request: `{"success": true, "stopped": …}`.
 
-    The body is that of the AI SDK's "chatbot resume streams" documentation: an `activeStreamId` in it
-    that is not the running stream's stops nothing.
+    The body is the one of the AI SDK's documentation, "chatbot resume streams". If it has an
+    `activeStreamId` that is not the running stream's, nothing is stopped.
     """
     if not may_stop(Request(scope).headers, origins):
         return _refused(
@@ -235,7 +235,7 @@ def _active_stream_id(body: bytes) -> str | None:
     if len(body) > _LONGEST_STOP or sum(map(body.count, (b"[", b"{", b",", b":"))) > _MOST_VALUES:
         raise _StopBodyError(f"the body holds too much; {expected}")
     try:
-        # Numbers are passed over, since long ones take long to convert.
+        # Do not convert numbers, because long ones take long.
         fields: Any = json.loads(body, parse_int=len, parse_float=len)
     except (ValueError, RecursionError):
         raise _StopBodyError(f"the body is not valid JSON; {expected}") from None
@@ -254,7 +254,7 @@ def nothing(outcome: Outcome | None = None) -> Response:
 
 
 def unavailable(status: int) -> Response:
-    """It cannot be known whether there is something to resume. `useChat` shows the text to people."""
+    """Nobody knows whether there is something to resume. `useChat` shows the text to its user."""
     if status == 204:
         return nothing()
     message = "Could not check for a running answer. Please try again."

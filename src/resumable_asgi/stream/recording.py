@@ -31,7 +31,7 @@ _RESPONSES = frozenset(
 """Modules that iterate a generator only as the body of one response, so nobody else needs it."""
 
 _CLEAN_UP = 30.0
-"""Seconds that the clean-up of generators may take."""
+"""Seconds that the clean-up of one generator may take."""
 
 _UNSET: Any = object()
 

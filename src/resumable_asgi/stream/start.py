@@ -96,7 +96,7 @@ class Start:
             self._client,
             keepalive=None if log.head.sized else route.keepalive,
             stall_timeout=route.stall_timeout,
-            among=followers,
+            followers=followers,
         ) as follower:
             self._run.follower = follower
             await self._store.claimed(log)
