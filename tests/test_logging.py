@@ -40,7 +40,7 @@ async def test_a_stream_that_ends_by_itself(lines: pytest.LogCaptureFixture) -> 
         run.finish()
         await exchange.ended()
     assert about(lines, exchange.stream_id) == [
-        ("DEBUG", "stream ID: started, key 'c'"),
+        ("DEBUG", "stream ID: started recording, key 'c'"),
         ("DEBUG", f"stream ID (key 'c', {10 * len(EVENT)} bytes, 1.0 s old) ended done"),
     ]
 
@@ -53,8 +53,8 @@ async def test_a_stream_that_is_stopped(lines: pytest.LogCaptureFixture) -> None
         assert await made.stop()
         await exchange.ended()
     assert about(lines, exchange.stream_id) == [
-        ("DEBUG", "stream ID: started, key 'c'"),
-        ("DEBUG", "stream ID: the app is told to stop"),
+        ("DEBUG", "stream ID: started recording, key 'c'"),
+        ("DEBUG", "stream ID: stopping, the app is told"),
         ("DEBUG", f"stream ID (key 'c', {len(EVENT)} bytes, 1.0 s old) ended stopped"),
     ]
 

@@ -24,8 +24,8 @@ from .sse_starlette import let_sse_starlette_wait
 from .store.open import open_store
 from .stream import endpoints as resume
 from .stream.follower import Followers
-from .stream.run import Run
 from .stream.runs import Runs
+from .stream.start import Start
 from .stream.store import Store, StreamKey
 from .templates import Action
 
@@ -155,10 +155,13 @@ class ResumableStreamMiddleware:
             return
         stream_key, key = identity
         _keep_bodies_recordable(scope)
-        run = Run(self.app, scope, client, store=runtime.store, stream_key=stream_key, key=key)
-        await run.serve(send, runs=runtime.runs, among=runtime.followers, linger=not self._has_lifespan)
-        if run.passed is not None and 200 <= run.passed["status"] < 300:
-            self._unrecorded.warn(match.route, Reason.MEDIA_TYPE, content_type=_content_type(run.passed))
+        request = Start(self.app, scope, client, store=runtime.store, stream_key=stream_key, key=key)
+        await request.serve(
+            send, runs=runtime.runs, followers=runtime.followers, wait_for_run=not self._has_lifespan
+        )
+        passed = request.passed
+        if passed is not None and 200 <= passed["status"] < 300:
+            self._unrecorded.warn(match.route, Reason.MEDIA_TYPE, content_type=_content_type(passed))
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         runtime = self._current_runtime()

@@ -211,7 +211,7 @@ async def test_an_error_in_the_lifespan_of_an_app_is_still_the_server_s_to_know(
     assert answers == []
 
 
-async def test_a_call_that_lingers_waits_for_the_seal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_that_waits_for_its_run_waits_for_the_seal_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server without a lifespan may end the process as soon as the last call has returned."""
     async with worker(redis_url="memory://", lifespan=False) as made:
         flushing, written = asyncio.Event(), asyncio.Event()

@@ -6,32 +6,40 @@ from contextvars import ContextVar, Token
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
-from resumable_asgi.stream.eager import Deputy, Dispatcher
+from resumable_asgi.stream.eager import EagerSender
 
 var: ContextVar[str] = ContextVar("var")
 
 
 class Waiting:
-    """A task that has a deputy and awaits what it left."""
+    """A task that has a sender and awaits the rest of what others begin."""
 
     def __init__(self) -> None:
-        self.deputy: asyncio.Future[Deputy] = asyncio.get_running_loop().create_future()
+        self.sender: asyncio.Future[EagerSender] = asyncio.get_running_loop().create_future()
+        self.call: Callable[[Any], Awaitable[None]] | None = None
         self.rest: asyncio.Future[Awaitable[None]] = asyncio.get_running_loop().create_future()
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         var.set("of the task")
-        self.deputy.set_result(Deputy())
+        self.sender.set_result(EagerSender(self._send))
         await (await self.rest)
 
     async def begin(self, call: Callable[[Any], Awaitable[None]]) -> Awaitable[None] | None:
-        """As from a callback of the loop, where there is no current task."""
-        begun: asyncio.Future[Awaitable[None] | None] = asyncio.get_running_loop().create_future()
-        deputy = await self.deputy
-        step = deputy.context.run
-        asyncio.get_running_loop().call_soon(lambda: begun.set_result(step(deputy.begin, call, "x")))
-        return await begun
+        """From the task of the test."""
+        self.call = call
+        sender = await self.sender
+        me = asyncio.current_task()
+        try:
+            return sender.begin({"type": "x"})
+        finally:
+            assert asyncio.current_task() is me
+
+    async def _send(self, message: Message) -> None:
+        assert self.call is not None
+        await self.call(message["type"])
 
 
 @pytest.fixture
@@ -110,25 +118,20 @@ async def test_cancelling_the_task_reaches_what_waits(waiting: Waiting) -> None:
     assert ended == ["cancelled"]
 
 
-async def test_many_at_once_do_not_wait_for_the_next_turn_and_the_last_ones_are_not_forgotten() -> None:
-    stepped: list[int] = []
-    current: list[object] = []
+async def test_a_callback_of_the_loop_can_begin_too(waiting: Waiting) -> None:
+    seen: list[object] = []
+    sender = await waiting.sender
 
-    class Numbered(Deputy):
-        def __init__(self, number: int) -> None:
-            super().__init__()
-            self.number = number
+    async def call(argument: str) -> None:
+        seen.append(asyncio.current_task())
 
-        def step(self) -> None:
-            stepped.append(self.number)
-            current.append(asyncio.current_task())
+    waiting.call = call
+    done = asyncio.get_running_loop().create_future()
 
-    dispatcher = Dispatcher()
-    me = asyncio.current_task()
-    for number in range(10):
-        dispatcher.add(Numbered(number))
-    assert stepped == list(range(8))
-    assert asyncio.current_task() is me
-    await asyncio.sleep(0)
-    assert stepped == list(range(10))
-    assert not any(current), "a step in the name of whoever made the chunk"
+    def callback() -> None:
+        seen.append(sender.begin({"type": "x"}))
+        done.set_result(asyncio.current_task())
+
+    asyncio.get_running_loop().call_soon(callback)
+    assert await done is None
+    assert seen == [waiting.task, None]

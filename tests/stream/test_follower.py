@@ -87,7 +87,7 @@ async def follow(log: Log, connection: Connection) -> AsyncIterator[Follow]:
                 connection.client,
                 keepalive=keepalive,
                 stall_timeout=stall_timeout,
-                among=Followers(0.01),
+                followers=Followers(0.01),
             ) as follower:
                 return await follower.wait_for(wait_for) and await follower.follow()
 
@@ -297,8 +297,29 @@ async def test_a_call_that_is_cancelled_while_its_client_takes_nothing_stays_can
 
 
 async def test_the_timer_rests_while_nobody_follows(log: Log, connection: Connection) -> None:
-    among = Followers(0.01)
+    followers = Followers(0.01)
     for _ in range(2):
-        with Follower(log, 0, connection.send, connection.client, keepalive=1, among=among):
-            assert among._timer is not None
-        assert among._timer is None
+        with Follower(log, 0, connection.send, connection.client, keepalive=1, followers=followers):
+            assert followers._timer is not None
+        assert followers._timer is None
+
+
+async def test_eight_followers_send_at_once_and_the_others_in_the_next_turn(log: Log) -> None:
+    followers, connections = Followers(1), [Connection() for _ in range(10)]
+
+    async def follow(connection: Connection) -> bool:
+        send, client = connection.send, connection.client
+        with Follower(log, 0, send, client, keepalive=None, followers=followers) as follower:
+            return await follower.follow()
+
+    tasks = [asyncio.create_task(follow(connection)) for connection in connections]
+    await asyncio.sleep(0)
+    for data in (b"1", b"2"):
+        log.append(data)
+        assert [connection.bodies.count(data) for connection in connections] == 8 * [1] + 2 * [0]
+        await asyncio.sleep(0)
+        assert [connection.bodies.count(data) for connection in connections] == 10 * [1]
+    log.seal(Outcome.DONE)
+    assert await asyncio.gather(*tasks) == 10 * [True]
+    for connection in connections:
+        connection.client.close()

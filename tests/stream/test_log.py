@@ -12,7 +12,15 @@ from testkit.inprocess import SSE
 
 import resumable_asgi.stream.log as log_module
 from resumable_asgi.outcome import Outcome
-from resumable_asgi.stream.log import Head, Log, SealedError, TrimmedError, new_stream_id, without_credentials
+from resumable_asgi.stream.log import (
+    Head,
+    Log,
+    SealedError,
+    TrimmedError,
+    new_stream_id,
+    without_credentials,
+)
+from resumable_asgi.stream.log_states import LogState
 
 HEAD = Head(worker="w", created=1, status=200, headers=(SSE, (b"x", b"\xe9\xff")), key="日本 🎉")
 
@@ -86,9 +94,24 @@ def test_the_first_seal_wins_and_nothing_follows_it(log: Log) -> None:
     assert log.seal(Outcome.STOPPED, "why")
     assert not log.seal(Outcome.DONE)
     assert (log.outcome, log.detail) == (Outcome.STOPPED, "why")
-    with pytest.raises(SealedError, match="stopped"):
+    with pytest.raises(SealedError, match=r"SEALED \(stopped\) .* APPEND"):
         log.append(b"2")
     assert log.read(0, 9) == b"1"
+
+
+def test_a_log_that_waits_for_its_seal_takes_no_bytes_and_shows_it(log: Log) -> None:
+    changes: list[LogState] = []
+    log.on_change = lambda: changes.append(log.state)
+    assert repr(log) == f"<Log {log.id} open>"
+    log.close()
+    log.close()
+    assert repr(log) == f"<Log {log.id} closing>"
+    with pytest.raises(SealedError, match=r"CLOSING .* APPEND"):
+        log.append(b"2")
+    assert log.seal(Outcome.DONE)
+    log.close()
+    assert repr(log) == f"<Log {log.id} sealed>"
+    assert changes == [LogState.CLOSING, LogState.SEALED]
 
 
 def test_watchers_are_told_of_each_append_and_the_seal(log: Log) -> None:

@@ -815,7 +815,7 @@ async def test_a_final_body_beyond_the_limit_is_not_resumable() -> None:
 # -- without and with a lifespan
 
 
-async def test_without_a_lifespan_the_call_lingers_until_the_run_is_over() -> None:
+async def test_without_a_lifespan_the_call_waits_for_the_run() -> None:
     async with worker(redis_url=MEMORY, lifespan=False) as made:
         exchange, run = await made.begin()
         exchange.disconnect()

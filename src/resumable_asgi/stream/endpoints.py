@@ -84,7 +84,7 @@ class Resume:
         self._stream_key = stream_key
         self._unavailable_status = unavailable_status
 
-    async def serve(self, send: Send, among: Followers) -> None:
+    async def serve(self, send: Send, followers: Followers) -> None:
         answer = await self._find()
         if isinstance(answer, Response):
             await answer(self._scope, self._client.receive, send)
@@ -100,7 +100,7 @@ class Resume:
             await send({"type": "http.response.body"})
             return
         try:
-            await self._follow(found, position, stream_key, start, send, among)
+            await self._follow(found, position, stream_key, start, send, followers)
         except asyncio.CancelledError as error:
             if not is_shutdown(error):
                 raise
@@ -137,7 +137,7 @@ class Resume:
         stream_key: StreamKey,
         start: Message,
         send: Send,
-        among: Followers,
+        followers: Followers,
     ) -> None:
         log = found.log
         route = stream_key.route
@@ -148,7 +148,7 @@ class Resume:
             self._client,
             keepalive=route.keepalive,
             stall_timeout=route.stall_timeout,
-            among=among,
+            followers=followers,
         ) as follower:
             if not await follower.send(start):
                 return

@@ -1,8 +1,8 @@
-"""What belongs to the app of a run: whether its response is recorded, and the generators of its body.
+"""What the app's context knows of its run: the state, and the generators of the response's body.
 
-A response class that is cancelled while its generator waits at a `yield` leaves it there, and what is left
-often hangs in a reference cycle of its task group: its `finally` runs when the garbage collector comes by. So
-the generators are noted when a response begins with them, and after a stop those left are closed.
+A response class that is cancelled while its generator waits at a `yield` leaves the generator there, often in
+a reference cycle of its task group, so that its `finally` runs only when the garbage collector finds it. We
+therefore note each generator when a response starts to iterate it, and close those left after a stop.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from typing import Any, TypeAlias, cast
 
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 
+from ..states import after
+from .run_states import RUN_TABLE, RunEvent, RunState
+
 logger = logging.getLogger(__name__)
 
 _RESPONSES = frozenset(
     {"starlette.responses", "starlette.middleware.base", "sse_starlette.sse", "fastapi.routing"}
 )
-"""Modules that iterate a generator only as the body of one response, so that nobody else needs it."""
+"""Modules that iterate a generator only as the body of one response, so nobody else needs it."""
 
 _CLEAN_UP = 30.0
-"""Seconds that the clean-up of generators may take."""
+"""Seconds that the clean-up of one generator may take."""
 
 _UNSET: Any = object()
 
@@ -35,13 +38,16 @@ _Body: TypeAlias = "AsyncGeneratorType[Any, Any] | GeneratorType[Any, Any, Any]"
 
 
 class Recording:
-    """In the context of an app's task and of those that it starts. Not the run itself, since the task is the
-    run's: the two would be garbage that only the collector finds."""
+    """Stands in the context of the app's task and of the tasks that it starts. The run itself does not,
+    because it refers to the task: only the garbage collector would free the two."""
 
     def __init__(self) -> None:
-        self.active = False
-        """Whether the response is recorded."""
+        self.state = RunState.UNDECIDED
         self._bodies: list[weakref.ref[_Body]] = []
+
+    def change(self, event: RunEvent) -> None:
+        """Raises `IllegalTransitionError`."""
+        self.state = after(RUN_TABLE, self.state, event)
 
     def note(self, body: AsyncGeneratorType[Any, Any]) -> None:
         self._bodies.append(weakref.ref(body))
@@ -51,7 +57,7 @@ class Recording:
                 self._bodies.append(weakref.ref(cast("_Body", iterator)))
 
     async def close_bodies(self, stream_id: str) -> None:
-        """Close the generators that the app has left as they were. For an app that has ended."""
+        """Close the generators that the app left open; called when the app has ended."""
         bodies, self._bodies = self._bodies, []
         for reference in bodies:
             try:
@@ -73,22 +79,23 @@ current: ContextVar[Recording | None] = ContextVar("resumable_asgi.recording", d
 
 
 def is_recording() -> bool:
-    """Whether the calling code belongs to an app whose response is being recorded."""
+    """Whether the calling code belongs to an app whose response is recorded."""
     recording = current.get()
-    return recording is not None and recording.active
+    return recording is not None and recording.state not in (RunState.UNDECIDED, RunState.PASSED)
 
 
 def adopt_values(context: Context) -> None:
-    """Give the variables of the caller's context the values that an app gave them in its own."""
+    """Set the variables of the caller's context to the values that an app set in its own."""
     for variable, value in context.items():
         if variable is not current and variable.get(_UNSET) is not value:
             variable.set(value)
 
 
 def note_bodies() -> None:
-    """From now on, while the running event loop runs, note the generators of responses.
+    """Note the generators of responses as long as the running event loop runs.
 
-    For each run: granian's loop ends after the lifespan's startup and runs again, which undoes it.
+    Called for each run: granian runs its loop once for the lifespan's startup and again for the requests, and
+    each end of the loop removes the hook.
     """
     follows = sys.get_asyncgen_hooks().firstiter
     if getattr(follows, "notes_bodies", False):
@@ -108,8 +115,8 @@ def note_bodies() -> None:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Let go of what the frames of an error hold that nobody will look at: as part of a cycle they would keep
-    the app's generators until the garbage collector comes by."""
+    """Clear the frames of an error that nobody will look at. As part of a reference cycle they would keep the
+    app's generators alive until the garbage collector runs."""
     seen: set[int] = set()
     left: list[BaseException | None] = [error]
     while left:

@@ -1,8 +1,9 @@
-"""A run: the detached execution of the host app for one request.
+"""A run: the detached execution of the host app for one request, and the log that it appends to.
 
 Until the response proves to be a stream that can be recorded, the app talks to the server as if nobody
-stood between: real disconnects, real back-pressure. From then on it writes into a log, and hears of no
-disconnect unless somebody stops it.
+stood between: it sees disconnects and back-pressure. From then on it writes into a log, and only a stop
+tells it of a disconnect. `app_side` has the `receive` and `send` that the app is given; `start` has the
+original client, which follows the log.
 """
 
 from __future__ import annotations
@@ -11,427 +12,158 @@ import asyncio
 import logging
 import time
 from collections import deque
-from contextvars import copy_context
 
-from starlette.types import ASGIApp, Message, Scope, Send
+from starlette.types import Message
 
-from ..formats import recognise
-from ..formats.format import Rewriter
 from ..outcome import Outcome
 from ..request.receiver import Receiver
-from . import recording
-from .follower import STREAM_ID_HEADER, Follower, Followers, is_shutdown
+from .follower import Follower
 from .log import Head, Log, new_stream_id, without_credentials
-from .overflow import Overflow
-from .recording import Recording, adopt_values, forget_frames
-from .runs import STOP_GRACE, Runs, Signal
+from .recording import Recording
+from .run_states import RunEvent, RunState
+from .signals import Signal
 from .store import Copy, Store, StreamKey
 
 logger = logging.getLogger(__name__)
 
-_BURST = 64 * 1024
-_STINT = 0.001
-"""An app that never awaits gives way to its followers after that many bytes or seconds."""
-
-_DISCONNECT: Message = {"type": "http.disconnect"}
-
-_AFTER_THE_END = "Unexpected ASGI message '%s', after response already completed"
-_STARTED_TWICE = "Expected ASGI message 'http.response.body', but got 'http.response.start'"
+STOP_GRACE = 1.0
+"""Seconds between telling an app that it is stopped and cancelling its task."""
 
 
 class Run:
-    """One app call. `serve` is the original client's side of it, everything else the app's."""
+    """The state of one app call, and what its two sides share."""
 
     __slots__ = (
-        "_app",
-        "_attended",
-        "_changed",
-        "_client",
-        "_complete",
-        "_copy",
-        "_decided",
-        "_follower",
         "_grace",
-        "_heard",
         "_key",
-        "_listening",
-        "_max_bytes",
-        "_overflow",
-        "_recording",
-        "_rewriter",
-        "_scope",
-        "_send_to_client",
-        "_start",
-        "_stopping",
-        "_store",
-        "_stream_id",
-        "_stream_key",
         "_task",
-        "_trailers",
-        "_waiting",
-        "_yielded",
-        "_yielded_at",
+        "changed",
+        "client",
+        "copy",
+        "decided",
+        "follower",
         "log",
-        "passed",
+        "recording",
+        "start",
+        "stopped_at",
+        "store",
+        "stream_key",
+        "trailers",
     )
 
-    def __init__(
-        self, app: ASGIApp, scope: Scope, client: Receiver, *, store: Store, stream_key: StreamKey, key: str
-    ) -> None:
-        self.log: Log | None = None
-        self._copy: Copy | None = None
-        self.passed: Message | None = None
-        """The start of a response that is no stream to record."""
-        self._app = app
-        self._scope = scope
-        self._client = client
-        self._store = store
-        self._stream_key = stream_key
-        self._max_bytes = stream_key.route.max_bytes
+    def __init__(self, client: Receiver, *, store: Store, stream_key: StreamKey, key: str) -> None:
+        self.client = client
+        self.store = store
+        self.stream_key = stream_key
         self._key = key
-        self._recording = Recording()
-        self._changed = Signal()
-        self._decided: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._start: Message = {}
-        self._stream_id = "-"
-        self._rewriter: Rewriter | None = None
-        self._follower: Follower | None = None
-        self._trailers: deque[Message] = deque()
-        self._listening = False
-        self._waiting = 0
-        """Calls of `receive` that wait for a message."""
-        self._complete = False
-        self._stopping = False
-        self._heard = False
-        """Whether the app was told of the stop, or is just being told."""
+        self.recording = Recording()
+        self.log: Log | None = None
+        self.copy: Copy | None = None
+        """The store's copy of the log, once there is one."""
+        self.start: Message | None = None
+        """The start of the app's response, recorded or not."""
+        self.trailers: deque[Message] = deque()
+        """The app's trailers that are not sent yet."""
+        self.decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done as soon as the state is no longer undecided."""
+        self.changed = Signal()
+        """Notified when the state changes, the client sends or leaves, or a follower makes progress."""
+        self.follower: Follower | None = None
+        """The original client's, while it is there."""
+        self._task: asyncio.Task[None] | None = None
+        self.stopped_at = 0.0
+        """When the app was told to stop, in seconds of the monotonic clock."""
         self._grace: asyncio.TimerHandle | None = None
-        """Ends an app that goes on after it was stopped."""
-        self._overflow: Overflow | None = None
-        self._attended = True
-        self._yielded = 0.0
-        self._yielded_at = 0
+        """Cancels the task of an app that goes on after it was stopped."""
 
-    # -- the original client's side
+    def __repr__(self) -> str:
+        return f"<Run {self.stream_id} {self.state.name.lower()}>"
 
-    async def serve(self, send: Send, *, runs: Runs, among: Followers, linger: bool) -> None:
-        """Run the app, and follow its log for the client if there comes to be one.
+    @property
+    def state(self) -> RunState:
+        return self.recording.state
 
-        With `linger` the call does not return before the run is over, client or no client: for servers
-        that end the process as soon as all calls have returned.
-        """
-        self._send_to_client = send
-        context = copy_context()
-        self._task = task = asyncio.create_task(self._execute(), context=context)
-        task.add_done_callback(self._over)
-        runs.add(self, task)
-        try:
-            if not await self._decided:
-                await task
-            elif await self._follow_or_leave(send, among):
-                await asyncio.shield(task)  # background tasks and exceptions, as without us
-        except asyncio.CancelledError as error:
-            if self.log is None:
-                task.cancel()
-            self._leave(task)
-            if self.log is None or not is_shutdown(error):
-                raise
-            return
-        finally:
-            self._client.close()
-            if self.log is None:
-                adopt_values(context)
-        if linger:
-            await asyncio.wait([task])
-            await self._store.flush(STOP_GRACE)
+    @property
+    def stream_id(self) -> str:
+        return "-" if self.log is None else self.log.id
 
-    async def _follow_or_leave(self, send: Send, among: Followers) -> bool:
-        seen = False
-        try:
-            seen = await self._follow(send, among)
-        finally:
-            if not seen:
-                self._leave(self._task)
-        return seen
+    def attach(self, task: asyncio.Task[None]) -> None:
+        """Tell the run which task executes the app."""
+        self._task = task
+        task.add_done_callback(self._task_done)
 
-    async def _follow(self, send: Send, among: Followers) -> bool:
-        """Whether the client saw the ending that the app itself gave the response."""
-        log = self.log
-        assert log is not None
-        start = {**self._start, "headers": [*self._start.get("headers", ()), _id_header(log)]}
-        sized = any(name.lower() == b"content-length" for name, _ in log.head.headers)
-        route = self._stream_key.route
-        with Follower(
-            log,
-            0,
-            send,
-            self._client,
-            keepalive=None if sized else route.keepalive,
-            stall_timeout=route.stall_timeout,
-            among=among,
-        ) as follower:
-            self._follower = follower
-            assert self._copy is not None
-            await self._copy.claimed()
-            if not (await follower.send(start) and await follower.follow()):
-                return False
-            if log.outcome is Outcome.ERROR:
-                return True
-            if log.outcome is not Outcome.DONE:
-                await follower.end()
-                return False
-            if self._client.attended:
-                await self._copy.delivered()
-            await follower.finish()
-            if self._start.get("trailers"):
-                await self._send_trailers(follower)
-            return True
+    def pass_on(self, start: Message) -> None:
+        """The app's response cannot be recorded."""
+        self.start = start
+        self._change(RunEvent.PASS)
 
-    async def _send_trailers(self, follower: Follower) -> None:
-        while True:
-            while self._trailers:
-                message = self._trailers.popleft()
-                await follower.send(message)
-                if not message.get("more_trailers", False):
-                    return
-            if self._task.done():
-                return
-            await self._changed.wait()
-
-    # -- the app's side
-
-    def interrupt(self) -> None:
-        """The worker shuts down."""
-        if self._copy is not None and not self._complete and not self._stopping:
-            self._copy.finish(Outcome.INTERRUPTED, "shutdown")
-
-    async def _execute(self) -> None:
-        recording.note_bodies()
-        recording.current.set(self._recording)
-        try:
-            await self._app(self._scope, self._receive, self._send)
-        except BaseException as error:
-            if isinstance(error, asyncio.CancelledError):
-                self._finish(Outcome.INTERRUPTED, "cancelled")
-            else:
-                self._finish(Outcome.ERROR, type(error).__name__)
-            if self._stopping:
-                forget_frames(error)
-            raise
-        else:
-            self._finish(Outcome.ERROR, "the app ended without its final body")
-        finally:
-            self._decide(recorded=False)
-            if self._stopping:
-                self._end_grace()
-                await self._recording.close_bodies(self._stream_id)
-
-    def _finish(self, outcome: Outcome, detail: str = "") -> None:
-        """The app has ended its response, or itself; only the first ending counts."""
-        if self.log is None or self._copy is None or self._complete:
-            return
-        self._complete = True
-        if self._rewriter is not None and not self.log.closed:
-            held = self._rewriter.flush()
-            if held:
-                self.log.append(held)
-        self._copy.finish(outcome, detail, self._delivered)
-        self._changed.notify()
-
-    def _delivered(self) -> bool:
-        """Whether the original client is there and was handed all of the log."""
-        follower, log = self._follower, self.log
-        return (
-            follower is not None and log is not None and follower.offset == log.end and self._client.attended
-        )
-
-    def _over(self, task: asyncio.Task[None]) -> None:
-        self._end_grace()
-        self._changed.notify()
-        if not self._attended:
-            self._report(task)
-
-    def _leave(self, task: asyncio.Task[None]) -> None:
-        """Nobody will await the task any more, so what it raises is logged."""
-        self._attended = False
-        self._follower = None
-        if task.done():
-            self._report(task)
-
-    def _report(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            level, when = (
-                (logging.DEBUG, "when it was stopped")
-                if self._stopping
-                else (logging.ERROR, "after its client had gone")
-            )
-            logger.log(level, "stream %s: the app raised %s", self._stream_id, when, exc_info=error)
-
-    async def _receive(self) -> Message:
-        if not self._listening:
-            self._listening = True
-            self._client.watch(self._changed.notify)
-        while True:
-            message = self._client.take()
-            if message is not None:
-                return message
-            if self._stopping or self._complete:
-                self._heard = True
-                return _DISCONNECT
-            if self._client.disconnected:
-                await self._let_start()
-                if self.log is None or not self._client.body_complete:
-                    return _DISCONNECT
-            self._waiting += 1
-            try:
-                await self._changed.wait()
-            finally:
-                self._waiting -= 1
-
-    async def _let_start(self) -> None:
-        """Starlette asks for the disconnect in the very turn in which it is about to start the response. If
-        the client went before, it would never start, and the answer that was waited for be lost."""
-        for _ in range(3):
-            if self.log is None:
-                await asyncio.sleep(0)
-
-    async def _send(self, message: Message) -> None:
-        log = self.log
-        if log is None:
-            await self._send_undecided(message)
-            return
-        if message["type"] != "http.response.body":
-            await self._send_other(message)
-            return
-        if self._stopping:
-            await self._refuse(message)
-            return
-        if self._complete:
-            raise RuntimeError(_AFTER_THE_END % message["type"])
-        end = log.end
-        body = message.get("body", b"")
-        if type(body) is not bytes:
-            body = bytes(body)
-        if self._rewriter is not None:
-            body = self._rewrite(body, self._rewriter)
-        if body:
-            log.append(body)
-        if log.end - log.start > self._max_bytes:
-            if self._overflow is None:
-                assert self._copy is not None
-                self._overflow = Overflow(log, self._copy, self._max_bytes, changed=self._changed)
-            if message.get("more_body", False):
-                await self._overflow.make_room(self._follower)
-        if not message.get("more_body", False):
-            self._finish(Outcome.DONE)
-            return
-        # Let followers run, should the app itself never do so: but not once per chunk.
-        behind = self._follower is None or self._follower.offset < end
-        if behind and (time.monotonic() - self._yielded > _STINT or log.end - self._yielded_at > _BURST):
-            await asyncio.sleep(0)
-            self._yielded = time.monotonic()
-            self._yielded_at = log.end
-
-    async def _refuse(self, message: Message) -> None:
-        """Take nothing more. An app that listens for the disconnect is left to end by it: after an error its
-        generator would wait at a `yield`, its clean-up undone."""
-        if not message.get("more_body", False):
-            self._end_grace()  # what comes now is the background tasks'
-        if not self._heard:
-            raise OSError("the stream was stopped")
-        if time.monotonic() - self._yielded > _STINT:
-            await asyncio.sleep(0)
-            self._yielded = time.monotonic()
-
-    def _rewrite(self, body: bytes, rewriter: Rewriter) -> bytes:
-        body = rewriter.feed(body)
-        if rewriter.done:
-            self._rewriter = None
-        return body
-
-    async def _send_other(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            raise RuntimeError(_AFTER_THE_END % message["type"] if self._complete else _STARTED_TWICE)
-        if message["type"] == "http.response.trailers":
-            self._trailers.append(message)
-            self._changed.notify()
-        elif not self._client.disconnected:
-            await self._send_to_client(message)
-
-    async def _send_undecided(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            if "headers" in message:
-                message = {**message, "headers": list(message["headers"])}
-            if is_recordable(message):
-                self._record(message)
-                return
-            self.passed = message
-            self._decide(recorded=False)
-        await self._send_to_client(message)
-
-    def _decide(self, *, recorded: bool) -> None:
-        if not self._decided.done():
-            self._decided.set_result(recorded)
-
-    def _record(self, start: Message) -> None:
-        headers = without_credentials(start.get("headers", ()))
+    def record(self, start: Message) -> Log:
+        """The app's response can be recorded: begin the log, and have the store keep a copy of it."""
         head = Head(
-            worker=self._store.worker(self._stream_key),
+            worker=self.store.worker(self.stream_key),
             created=time.time_ns() // 1_000_000,
             status=start["status"],
-            headers=headers,
+            headers=without_credentials(start.get("headers", ())),
             key=self._key,
         )
-        self._start = start
+        self.start = start
         self.log = log = Log(new_stream_id(), head)
-        self._stream_id = log.id
-        sized = any(name.lower() == b"content-length" for name, _ in headers)
-        rewriter = recognise(headers).rewriter
-        if rewriter is not None and not sized:
-            self._rewriter = rewriter(log.id)
-        log.on_close = self._closed
-        log.on_seal = self._sealed
-        self._recording.active = True
-        self._yielded = time.monotonic()
-        self._copy = self._store.claim(self._stream_key, log)
-        logger.debug("stream %s: started, key %r", log.id, self._key)
-        self._decide(recorded=True)
+        log.on_change = self._log_changed
+        self._change(RunEvent.RECORD)
+        self.copy = self.store.claim(self.stream_key, log)
+        logger.debug("stream %s: started recording, key %r", log.id, self._key)
+        return log
 
-    def _closed(self) -> None:
-        """Before the app has ended: a stop, a shutdown, or this worker was taken for dead."""
-        if not self._complete and not self._stopping:
-            self._stopping = True
-            self._heard = self._waiting > 0
-            self._yielded = time.monotonic()  # the app is to go on to where it awaits something
-            self._changed.notify()
-            self._grace = asyncio.get_running_loop().call_later(STOP_GRACE, self._task.cancel)
-            logger.debug("stream %s: the app is told to stop", self._stream_id)
+    def end(self, outcome: Outcome, detail: str = "") -> None:
+        """The app has ended its response, or itself. Only the first ending counts."""
+        ended = self.state is RunState.COMPLETE
+        self._change(RunEvent.END)
+        if self.copy is not None and not ended:
+            self.copy.finish(outcome, detail, self._delivered)
 
-    def _end_grace(self) -> None:
+    def interrupt(self) -> None:
+        """The worker shuts down: seal the log interrupted, unless the run has ended."""
+        if self.copy is not None and self.state is RunState.RECORDING:
+            self.copy.finish(Outcome.INTERRUPTED, "shutdown")
+
+    def end_grace(self) -> None:
+        """The app needs no cancelling."""
         if self._grace is not None:
             self._grace.cancel()
 
-    def _sealed(self) -> None:
+    def _change(self, event: RunEvent) -> None:
+        self.recording.change(event)
+        if not self.decided.done():
+            self.decided.set_result(None)
+        self.changed.notify()
+
+    def _delivered(self) -> bool:
+        """Whether the original client is there and was handed all of the log."""
+        follower, log = self.follower, self.log
+        return (
+            follower is not None and log is not None and follower.offset == log.end and self.client.attended
+        )
+
+    def _log_changed(self) -> None:
         log = self.log
         assert log is not None
+        if self.state is RunState.RECORDING:
+            self._stop()
+        if log.outcome is not None:
+            self._report(log)
+
+    def _stop(self) -> None:
+        assert self._task is not None
+        self.stopped_at = time.monotonic()
+        self._grace = asyncio.get_running_loop().call_later(STOP_GRACE, self._task.cancel)
+        self._change(RunEvent.STOP)
+        logger.debug("stream %s: stopping, the app is told", self.stream_id)
+
+    def _report(self, log: Log) -> None:
         bad = log.outcome in (Outcome.INTERRUPTED, Outcome.LOST)
         level = logging.WARNING if bad else logging.DEBUG
         logger.log(level, "%s ended %s%s", str(log), log.outcome, log.detail and f": {log.detail}")
 
-
-def is_recordable(start: Message) -> bool:
-    """Whether a response is a 2xx `text/event-stream` with no content coding."""
-    if not 200 <= start["status"] < 300 or start["status"] in (204, 205):
-        return False
-    event_stream = False
-    for name, value in start.get("headers", ()):
-        lower = name.lower()
-        if lower == b"content-type":
-            event_stream = value.split(b";", 1)[0].strip().lower() == b"text/event-stream"
-        elif lower == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            return False
-    return event_stream
-
-
-def _id_header(log: Log) -> tuple[bytes, bytes]:
-    return (STREAM_ID_HEADER, log.id.encode())
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self.end_grace()
+        self.changed.notify()
