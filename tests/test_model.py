@@ -27,7 +27,7 @@ from testkit.wait import wait_until
 from resumable_asgi import ResumableRoute, Settings
 from resumable_asgi.store.memory import MemoryStore
 from resumable_asgi.store.redis import tailer
-from resumable_asgi.store.redis.copy import CopyState
+from resumable_asgi.store.redis.copy_state import CopyState
 from resumable_asgi.store.redis.store import RedisStore
 
 KEYS = ("k0", "k1")

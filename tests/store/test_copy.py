@@ -6,7 +6,7 @@ import pytest
 
 from resumable_asgi.states import IllegalTransitionError, after
 from resumable_asgi.store.redis.batch import Batch
-from resumable_asgi.store.redis.copy import COPY, CopyEvent, CopyState
+from resumable_asgi.store.redis.copy_state import COPY, CopyEvent, CopyState
 
 
 @pytest.mark.parametrize("state", CopyState)

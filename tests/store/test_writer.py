@@ -17,7 +17,7 @@ from resumable_asgi.outcome import Outcome
 from resumable_asgi.store.redis import refusals
 from resumable_asgi.store.redis import store as redis_store
 from resumable_asgi.store.redis.connection import Connection
-from resumable_asgi.store.redis.copy import CopyState
+from resumable_asgi.store.redis.copy_state import CopyState
 from resumable_asgi.store.redis.keys import Keys
 from resumable_asgi.store.redis.store import RedisStore
 from resumable_asgi.stream.log import Log

@@ -6,8 +6,7 @@ from .copy import RedisCopy
 
 _MOST_BYTES = 64 * 1024 * 1024
 _MOST_DELIVERED = 4 * 1024 * 1024
-"""Of those that a client was handed whole: others may follow them in other processes, and get the rest if
-Redis is back soon."""
+"""For logs that a client received whole. Followers in other processes get the rest if Redis is back soon."""
 
 
 class Backlog:
@@ -41,7 +40,7 @@ class _Queue:
         self._bytes = 0
 
     def add(self, copy: RedisCopy) -> list[RedisCopy]:
-        """Those that have to go for it."""
+        """The oldest copies, which must make room for it."""
         self.sizes[copy] = size = copy.log.end - copy.log.start
         self._bytes += size
         removed: list[RedisCopy] = []

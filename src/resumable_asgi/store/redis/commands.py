@@ -128,7 +128,7 @@ class Commands:
         return self._keys.worker(worker)
 
     def renew(self, worker: str, lease: float) -> bytes:
-        """Renew a worker's lease; the answer is its post."""
+        """Renew a worker's lease; the answer is its mailbox."""
         return pack(b"SET", self._keys.worker(worker), b"", b"PX", _ms(lease), b"GET")
 
     def has_lease(self, worker: str) -> bytes:

@@ -20,7 +20,8 @@ from .answers import FindAnswer, SealAnswer
 from .backlog import Backlog
 from .commands import Commands
 from .connection import Connect, ConnectionLostError, Link
-from .copy import CopyState, RedisCopy
+from .copy import RedisCopy
+from .copy_state import CopyState
 from .resp import Reply, ReplyError, is_elsewhere
 from .tailer import Past, Tailer
 from .writer import Writer

@@ -1,7 +1,7 @@
-"""Copies the live logs of this process to Redis: all that is due together, in one trip.
+"""Writes the copies of this process's live logs: all copies that are due share one batch.
 
-While nobody follows a log from another process its appends are gathered; while somebody does, they go at once
-if they are some and nothing is under way, else in the next turn of the event loop.
+While nobody follows a log from another process, its appends are gathered. While somebody does, they are sent
+at once if several copies are due and no batch is in flight, otherwise in the next turn of the event loop.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from ...outcome import Outcome
 from ...settings import Settings
 from ...stream.log import Log
 from ...stream.store import StreamKey
-from .answers import refused
 from .backlog import Backlog
 from .batch import Batch
 from .commands import Commands
 from .connection import Connect, Connection, Link
-from .copy import Clear, CopyState, RedisCopy, resolve
+from .copy import Clear, RedisCopy, resolve
+from .copy_state import CopyState
+from .lease import Lease
 from .resp import Reply
 
 _GATHER = 0.1
@@ -27,16 +28,16 @@ _GATHER = 0.1
 replays faster."""
 
 _AT_ONCE = 8
-"""So many copies that are due do not wait for the next turn: Redis and the followers' process work on them
-while this one makes the next. A trip costs some 30 us of CPU here and there, so that fewer would be dear."""
+"""Flush at once when this many copies are due and no batch is in flight, so that Redis and the followers'
+process work while this one produces the next chunk. A batch costs some 30 us of CPU on both sides."""
 _MOST_BATCHES = 2
-"""Trips under way; then what is due waits for one to come back, so that there are larger ones under load."""
+"""Batches in flight. Then copies that are due wait for an answer, so that batches get larger under load."""
 _MOST_COPIES = 64
 _LONGEST_BATCH = 1024 * 1024
-"""Records, and bytes of logs, in one trip: more would hold up what else is due in this process."""
+"""Copies, and bytes of logs, in one batch: more would delay everything else in this process."""
 
 _HAND_OUT = 0.1
-"""Seconds that the last bytes may take to the client of a log that has ended."""
+"""Seconds that the last bytes of a log that has ended may take to reach its client."""
 
 _OUTGREW = "it has outgrown max_bytes, and Redis does not take what there is"
 
@@ -64,14 +65,12 @@ class Writer:
             connect, patience=patience, needed=self._needed, opened=self._opened, failed=self._failed
         )
         self._commands = commands
-        self._lease = commands.renew(worker, settings.lease)
-        self._leased = False
+        self._lease = Lease(commands.renew(worker, settings.lease), settings.lease)
         self._moved = moved
         self.clear = clear
         self._lent: dict[str, RedisCopy] = {}
-        """Records of other writers by now, whose logs still name this one's lease."""
+        """Copies that other writers write by now, whose logs still name this one's lease."""
         self._backlog = backlog
-        self._renewed_at = float("-inf")
         self._newest: dict[str, RedisCopy] = {}
         self._due: list[RedisCopy] = []
         self._turn: asyncio.Handle | None = None
@@ -79,12 +78,12 @@ class Writer:
         self._period = min(_GATHER, settings.lease / 8)
         self._heartbeat_next = True
         self._in_flight = 0
-        """Trips of which the answers have not come."""
+        """Batches whose answers have not come."""
 
     @property
     def _refused(self) -> bool:
-        """Whether Redis refused something just now. The lease tells that what this process has to say gets
-        through: it is not renewed meanwhile, so that those who follow elsewhere do not wait in vain."""
+        """Whether Redis refused something just now. The lease says that this process can write, so it is not
+        renewed meanwhile: followers elsewhere would wait in vain."""
         return self._loop.time() - self.link.refused_at < self.lease / 4
 
     # -- what the store asks for
@@ -98,7 +97,7 @@ class Writer:
             self._on_tick()
         if self.link.connection is None:
             self.link.need()
-        else:  # by itself and at once, since its client waits for it
+        else:  # alone and at once, because its client waits for it
             batch = Batch()
             self._fill(batch, copy)
             self.link.call(batch.commands, batch.answered)
@@ -126,25 +125,25 @@ class Writer:
         self.schedule(copy)
 
     def _ended_while_down(self, copy: RedisCopy) -> None:
-        """A log has ended while Redis is away: keep its bytes only if somebody may come for them.
+        """A log has ended while Redis is away: keep its bytes only if somebody may still ask for them.
 
-        When the lease is over, those who follow elsewhere have given up.
+        When the lease has run out, followers elsewhere have given up.
         """
         if not self.link.down or copy.settled.done() or copy.released or copy.seal is None:
             return
         copy.log.seal(*copy.seal)
         delivered = copy.clear_after == 0
-        leased = self._loop.time() - self._renewed_at < self.lease
+        leased = self._lease.valid(self._loop.time())
         if copy.state is CopyState.GIVEN_UP or copy.seal[0] is Outcome.STOPPED or (delivered and not leased):
             self.release(copy)
-        elif delivered and copy.state is CopyState.NEW:  # nobody else ever knew of it
+        elif delivered and copy.state is CopyState.NEW:  # nobody else knows of it
             self._drop(copy)
         else:
             self._backlog.add(copy, delivered=delivered and not copy.followed)
 
     def release(self, copy: RedisCopy) -> None:
         self._backlog.discard(copy)
-        if copy.state is CopyState.NEW:  # nobody else ever knew of it
+        if copy.state is CopyState.NEW:  # nobody else knows of it
             self._drop(copy)
         else:
             self._newest_no_more(copy)
@@ -162,7 +161,7 @@ class Writer:
         self._watch_progress(copy, -1)
 
     def _watch_progress(self, copy: RedisCopy, offset: int) -> None:
-        """A copy that does not get on must not hold up a run whose log may grow no further."""
+        """A copy that makes no progress must not hold up a run whose log may not grow further."""
         if copy.settled.done() or copy.state is CopyState.GIVEN_UP:
             return
         if offset == copy.offset < copy.log.end:
@@ -172,7 +171,7 @@ class Writer:
         self._loop.call_later(self._settings.redis_timeout, self._watch_progress, copy, copy.offset)
 
     def delivered(self, copy: RedisCopy) -> None:
-        if copy.state is CopyState.NEW:  # nobody else ever knew of it
+        if copy.state is CopyState.NEW:  # nobody else knows of it
             self._drop(copy)
         else:
             copy.clear_after = copy.key.route.replay_finished
@@ -184,7 +183,7 @@ class Writer:
         return self._newest.get(key.name)
 
     def check(self, stream_id: str) -> None:
-        """Look what became of a log's copy: it is said that somebody else sealed it."""
+        """Claim a log's copy again: somebody else may have sealed it."""
         copy = self.copies.get(stream_id)
         if copy is not None:
             copy.invalidate()
@@ -206,7 +205,7 @@ class Writer:
     # -- when to write
 
     def schedule(self, copy: RedisCopy) -> None:
-        """Have it written to if that is due. Called on every append while somebody follows elsewhere."""
+        """Write the copy soon, if it is due. Called on every append while somebody follows elsewhere."""
         if copy.queued or not copy.due:
             return
         copy.queued = True
@@ -226,20 +225,21 @@ class Writer:
             self._flush()
 
     def _on_tick(self) -> None:
-        """While there are live logs: send what was gathered, and every second time renew the lease."""
+        """While there are live logs: send what was gathered, and renew the lease every second time."""
         self._tick = None
         if not self._needed():
-            self._heartbeat_next, self._leased = True, False
+            self._heartbeat_next = True
+            self._lease.lapse()
             return
         self._tick = self._loop.call_later(self._period, self._on_tick)
-        beat, self._heartbeat_next = self._heartbeat_next, not self._heartbeat_next
+        heartbeat, self._heartbeat_next = self._heartbeat_next, not self._heartbeat_next
         if self.link.connection is None:
             return
-        if beat and (self.link.down or self._refused):
+        if heartbeat and (self.link.down or self._refused):
             self._heartbeat_next = True
-        elif beat:
+        elif heartbeat:
             self._renew(self._loop.time())
-            self.link.call([self._lease], self._lease_renewed)
+            self.link.call([self._lease.command], self._lease_renewed)
         for copy in self.copies.values():
             if copy.log.end > copy.offset and not copy.queued and not copy.in_flight:
                 copy.queued = True
@@ -284,7 +284,7 @@ class Writer:
         self._in_flight -= 1
         batch.answered(replies)
         if self.link.down and not self._refused:
-            self.link.call([self._lease], self._lease_renewed)
+            self.link.call([self._lease.command], self._lease_renewed)
         if self._due:
             self._schedule_flush()
 
@@ -297,26 +297,19 @@ class Writer:
             self.schedule(copy)
 
     def _lease_renewed(self, replies: list[Reply]) -> None:
-        """The lease's old value is the post: ids of logs that are to be stopped."""
-        (post,) = replies
-        refused(post)
-        if post is None:
-            if self._leased:  # Redis was emptied, or this process has slept for longer than its lease
-                for stream_id in list(self.copies):
-                    self.check(stream_id)
-        else:
-            for at in range(0, len(post), 32):
-                stream_id = post[at : at + 32].decode("latin-1")
-                copy = self.copies.get(stream_id) or self._lent.get(stream_id)
-                if copy is not None:
-                    copy.finish(Outcome.STOPPED)
-        self._leased = True
-        self._renewed_at = self._loop.time()
+        mail = self._lease.renewed(replies[0], self._loop.time())
+        if mail.vanished:
+            for stream_id in list(self.copies):
+                self.check(stream_id)
+        for stream_id in mail.stops:
+            copy = self.copies.get(stream_id) or self._lent.get(stream_id)
+            if copy is not None:
+                copy.finish(Outcome.STOPPED)
 
     def _drop(self, copy: RedisCopy) -> None:
         self.copies.pop(copy.log.id, None)
         self._backlog.discard(copy)
-        if copy.queued:  # by a line that is closed
+        if copy.queued:  # while there is no connection
             copy.queued = False
             self._due.remove(copy)
         self._newest_no_more(copy)
@@ -328,7 +321,7 @@ class Writer:
         return bool(self.copies or self._lent)
 
     def hand_over(self, copy: RedisCopy, other: Writer) -> None:
-        """Have another writer see to a copy, but keep the lease that its log names."""
+        """Let another writer write a copy. The lease that its log names stays here."""
         del self.copies[copy.log.id]
         self._newest_no_more(copy)
         if copy.queued:
@@ -358,12 +351,11 @@ class Writer:
 
     def _opened(self, connection: Connection) -> None:
         self._in_flight = 0
-        # It may lead to another Redis than the last one. All are doubted first: considering may send at once.
+        # It may lead to another Redis than the last one. `schedule` may send at once, so it comes last.
         here = [copy for copy in list(self.copies.values()) if not self._moved(copy)]
-        if self._needed() and not (
-            here and self.link.down
-        ):  # else first see whether it takes anything from this process
-            self.link.call([self._lease], self._lease_renewed)
+        # After trouble the lease is renewed after the first answer, because Redis may still refuse writes.
+        if self._needed() and not (here and self.link.down):
+            self.link.call([self._lease.command], self._lease_renewed)
         for copy in here:
             copy.lose()
         for copy in here:
@@ -371,7 +363,7 @@ class Writer:
         self._schedule_flush()
 
     def _failed(self, error: Exception) -> None:
-        self._leased = False
+        self._lease.lapse()
         for copy in list(self.copies.values()):
             resolve(copy.findable)
             if copy.overflowing:

@@ -1,4 +1,4 @@
--- Tell a worker that a stream of its is to end, or was ended. It takes its post with each renewal of its lease.
+-- Tell a worker that a stream of its is to end, or was ended. It reads its mailbox with each renewal of its lease.
 --
 -- KEYS  1 the worker's lease
 -- ARGV  1 stream id
