@@ -31,11 +31,8 @@ class Lease:
         """Take the old value, which is the mailbox. Raises `RedisRefusedError`."""
         refused(reply)
         vanished = reply is None and self._expected
-        stops = (
-            []
-            if reply is None
-            else [reply[at : at + 32].decode("latin-1") for at in range(0, len(reply), 32)]
-        )
+        text = "" if reply is None else reply.decode("latin-1")
+        stops = [text[at : at + 32] for at in range(0, len(text), 32)]
         self._expected = True
         self._renewed_at = now
         return Mail(vanished, stops)
