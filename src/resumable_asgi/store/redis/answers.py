@@ -53,7 +53,10 @@ class SealAnswer(NamedTuple):
 
 
 class FindAnswer(NamedTuple):
-    """As Redis gives it, since a log that this version cannot read is not yet wrong to find."""
+    """As Redis gives it, since a log that this version cannot read is not yet wrong to find.
+
+    A seal without a detail ends the answer there: Lua drops what follows.
+    """
 
     id: bytes
     head: bytes | None
@@ -61,11 +64,11 @@ class FindAnswer(NamedTuple):
     end: bytes
     outcome: bytes | None
     """None while the log is live."""
-    detail: bytes | None
-    first_end: bytes | None
+    detail: bytes | None = None
+    first_end: bytes | None = None
     """The offset after the first entry."""
-    first_data: bytes | None
-    worker: bytes | None
+    first_data: bytes | None = None
+    worker: bytes | None = None
     """Set if there is no head, and the last entry names the worker."""
 
     @classmethod
