@@ -25,7 +25,7 @@ Reader: TypeAlias = Callable[[Request], Awaitable[str | None] | str | None]
 OnConflict: TypeAlias = Literal["replace", "stop", "reject", "join"]
 
 DEFAULT = "default"
-"""Stands for the default of `resume` and `stop`; no template, since those begin with a slash."""
+"""Stands for the default of `resume` and `stop`; not a template, because those begin with a slash."""
 
 _CONFLICTS: tuple[OnConflict, ...] = ("replace", "stop", "reject", "join")
 
