@@ -32,7 +32,7 @@ from .templates import Action
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _UNRECORDED_BODIES = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 """ASGI extensions with which an app sends a body that the middleware does not see."""

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Scope
 
 from .settings import ResumableRoute, Settings
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _OUTER = ("AuthenticationMiddleware", "CORSMiddleware", "SessionMiddleware")
 _COMPRESSING = ("GZipMiddleware", "BrotliMiddleware", "ZstdMiddleware", "CompressMiddleware")

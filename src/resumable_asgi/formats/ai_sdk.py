@@ -57,7 +57,7 @@ class MessageId:
         self._insertion = f'"messageId":{json.dumps(stream_id)},'.encode()
         self._held = bytearray()
         self._bom = BOM
-        self.done = False
+        self.done: bool = False
         """Whether all further bytes pass unchanged."""
 
     def feed(self, data: bytes) -> bytes:

@@ -106,7 +106,7 @@ class KeyScan:
     __slots__ = ("_at", "_carry", "_depth", "_members", "_names", "_steps", "key", "state")
 
     def __init__(self, dotted_path: str) -> None:
-        self.state = KeyState.READING
+        self.state: KeyState = KeyState.READING
         self.key: str | None = None
         """The key, once it is found."""
         self._at = _At.BODY

@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from ..settings import ResumableRoute, ask
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 PUBLIC = "public"
 """The owner of streams that are protected by their keys alone."""

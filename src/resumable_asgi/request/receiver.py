@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import Message, Receive
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _READ_AHEAD = 64 * 1024
 _SMALL = 4096
@@ -41,8 +41,8 @@ class Receiver:
     )
 
     def __init__(self, receive: Receive, max_body_bytes: int) -> None:
-        self.disconnected = False
-        self.body_complete = False
+        self.disconnected: bool = False
+        self.body_complete: bool = False
         self._receive = receive
         self._max_body_bytes = max_body_bytes
         self._read = 0

@@ -47,7 +47,7 @@ class Router:
             method: tuple(each for each in rules if method in each.rule.methods)
             for method in {method for each in rules for method in each.rule.methods}
         }
-        self.prefixes = tuple({each.rule.template.partition("{")[0] for each in rules})
+        self.prefixes: tuple[str, ...] = tuple({each.rule.template.partition("{")[0] for each in rules})
         """The text of each template before its first parameter. A path below the mount point that begins with
         none of them belongs to no route."""
 

@@ -7,7 +7,7 @@ from enum import Enum
 
 from ..settings import ResumableRoute
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Reason(Enum):

@@ -29,7 +29,7 @@ from .resp import Reply, is_elsewhere
 from .store import ElsewhereError, RedisStore
 from .topology import Address, Topology
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -44,7 +44,7 @@ class ClusterStore:
         self.topology = topology
         self._settings = settings
         self._commands = Commands(settings.prefix)
-        self.backlog = Backlog()
+        self.backlog: Backlog = Backlog()
         self._shards: list[Shard] = []
         self._by_primary: dict[Address | None, Shard] = {}
         topology.changed = self._changed

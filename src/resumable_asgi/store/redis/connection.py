@@ -21,7 +21,7 @@ from ...states import after
 from . import refusals
 from .resp import Reply, ReplyError, new_parser
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Connect = Callable[[], Awaitable[AbstractConnection]]
 """Opens an authenticated connection that uses version 2 of the protocol."""
@@ -226,7 +226,7 @@ class Link:
         self._retry: asyncio.TimerHandle | None = None
         self._failures = 0
         """Failures since a call was answered."""
-        self.refused_at = float("-inf")
+        self.refused_at: float = float("-inf")
         """When Redis last refused a command, in seconds of the loop's clock."""
 
     def __repr__(self) -> str:

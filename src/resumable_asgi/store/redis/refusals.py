@@ -8,7 +8,7 @@ import time
 
 from .keys import name_of
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _PAUSE = 60.0
 

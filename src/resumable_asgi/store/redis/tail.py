@@ -18,7 +18,7 @@ from .connection import ConnectionLostError, Link
 from .keys import SEAL_ID, SEAL_MESSAGE
 from .resp import Reply, ReplyError, is_elsewhere
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _PAGE = 128 * 1024
 """Bytes of a page. A follower that keeps up sends a page without copying it."""
@@ -78,20 +78,20 @@ class Tail:
         patience: float,
         moved: Callable[[], Awaitable[None]],
     ) -> None:
-        self.log = log
-        self.keys = keys
+        self.log: Log = log
+        self.keys: LogKeys = keys
         self.reading: asyncio.Task[None] | None = None
-        self.quiet_rounds = 0
+        self.quiet_rounds: int = 0
         """Rounds of the tailer's watch in which nothing arrived."""
-        self.subscribed = False
+        self.subscribed: bool = False
         """Whether publications arrive."""
-        self.idle_rounds = 0
+        self.idle_rounds: int = 0
         """Rounds without a reader."""
         self.missing_since: float | None = None
         """When the log was first missing in Redis, in seconds of the loop's clock."""
         self.unreadable_since: float | None = None
-        self.reader = reader
-        self.moved = moved
+        self.reader: Link = reader
+        self.moved: Callable[[], Awaitable[None]] = moved
         self._commands = commands
         self._max_bytes = max_bytes
         self._patience = patience

@@ -23,7 +23,7 @@ from .connection import Connect, Connection, ConnectionLostError, Link
 from .resp import Reply, ReplyError, is_elsewhere, pack
 from .tail import Tail
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _PERIOD = 0.5
 """Seconds between two rounds of the watch."""
@@ -81,7 +81,7 @@ class Tailer:
         self._settings = settings
         self._max_bytes = max(route.max_bytes for route in settings.routes)
         self._tails: dict[bytes, Tail] = {}
-        self.subscription = Link(
+        self.subscription: Link = Link(
             connect,
             patience=patience,
             pushed=self._pushed,
