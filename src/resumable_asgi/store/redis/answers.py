@@ -64,6 +64,7 @@ class FindAnswer(NamedTuple):
     end: bytes
     outcome: bytes | None
     """None while the log is live."""
+    # Lua ends a table at its first nil.
     detail: bytes | None = None
     first_end: bytes | None = None
     """The offset after the first entry."""
@@ -73,10 +74,7 @@ class FindAnswer(NamedTuple):
 
     @classmethod
     def parse(cls, reply: Reply) -> FindAnswer | None:
-        if reply is None:
-            return None
-        missing = len(cls._fields) - len(reply)  # Lua ends a table at its first nil
-        return cls(*reply, *[None] * missing)
+        return None if reply is None else cls(*reply)
 
     @property
     def first(self) -> tuple[int, bytes] | None:
