@@ -75,9 +75,7 @@ async def test_a_thousand_streams_leave_nothing_behind(valkey: Valkey) -> None:
             worker(app, lifespan=False, **options) as own,
             worker(app, lifespan=False, **options) as other,
         ):
-            own.middleware._has_lifespan = other.middleware._has_lifespan = (
-                True  # calls must not wait for their runs
-            )
+            own.middleware._has_lifespan = other.middleware._has_lifespan = True  # calls do not wait
             await streams(own, other, range(200))
             for made in (own, other):
                 await nothing_is_left(made)

@@ -12,7 +12,7 @@ import types
 
 # documented for such use: https://docs.python.org/3/library/asyncio-extending.html
 from asyncio.tasks import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage]
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
@@ -37,21 +37,16 @@ class EagerSender:
         self._context = copy_context()
 
     def begin(self, message: Message) -> Awaitable[None] | None:
-        """Call `send(message)`, up to where it waits; called from any other task, or from none.
+        """Call `send(message)`, up to where it waits. No task may be the current one, see `outside_tasks`.
 
         Returns None if the call has ended, otherwise the rest of it, which the task that made this object has
         to await. An exception of `send` is raised by the rest.
         """
-        current = asyncio.current_task(self._loop)
-        if current is not None:
-            _leave_task(self._loop, current)
         _enter_task(self._loop, self._task)
         try:
             return self._context.run(self._first_step, message)
         finally:
             _leave_task(self._loop, self._task)
-            if current is not None:
-                _enter_task(self._loop, current)
 
     def _first_step(self, message: Message) -> Awaitable[None] | None:
         try:
@@ -60,6 +55,20 @@ class EagerSender:
         except BaseException as error:  # noqa: BLE001
             return _failure(error)
         return None if waits_for is _ENDED else _rest(steps, waits_for, self._context)
+
+
+def outside_tasks(call: Callable[[], None]) -> None:
+    """Call as a callback of the event loop would, from within whatever task is the current one."""
+    loop = asyncio.get_running_loop()
+    current = asyncio.current_task(loop)
+    if current is None:
+        call()
+        return
+    _leave_task(loop, current)
+    try:
+        call()
+    finally:
+        _enter_task(loop, current)
 
 
 @types.coroutine

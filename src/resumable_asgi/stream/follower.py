@@ -16,7 +16,7 @@ from starlette.types import Message, Send
 from ..formats import recognise, sse
 from ..formats.format import TAIL
 from ..request.receiver import Receiver
-from .eager import EagerSender
+from .eager import EagerSender, outside_tasks
 from .log import Log, TrimmedError
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Followers:
         if len(self._ready) == 1:
             self._loop.call_soon(self._send)
         elif len(self._ready) >= _TOGETHER:
-            self._send()
+            outside_tasks(self._send)
 
     def _send(self) -> None:
         followers, self._ready = self._ready, []
@@ -216,25 +216,20 @@ class Follower:
 
     def step(self, now: float) -> None:
         """Send new bytes if the task waits for them, and wake it for everything else. Does not raise."""
-        woken = self._woken
+        woken, log = self._woken, self._log
         if woken is not None and not woken.done():
-            up_to_date = self._following and self._begin_send(now)
+            up_to_date = False
+            if self._following and log.start <= self.offset < log.end:
+                data = log.read(self.offset, self._longest_message)
+                self._sent_at, self._comment_due = now, False
+                self._rest = rest = self._sender.begin(_body(data))
+                self._advance(len(data))
+                up_to_date = (
+                    rest is None and self.offset == log.end and log.outcome is None and not self._disconnected
+                )
             if not up_to_date and not woken.done():
                 woken.set_result(None)
         self._stepping = False
-
-    def _begin_send(self, now: float) -> bool:
-        """Send new bytes, if there are any; True if the task has nothing to do after that."""
-        log = self._log
-        if not log.start <= self.offset < log.end:
-            return False
-        data = log.read(self.offset, self._longest_message)
-        self._sent_at, self._comment_due = now, False
-        self._rest = self._sender.begin(_body(data))
-        self._advance(len(data))
-        return (
-            self._rest is None and self.offset == log.end and log.outcome is None and not self._disconnected
-        )
 
     def _advance(self, length: int) -> None:
         self.offset += length
