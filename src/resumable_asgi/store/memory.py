@@ -197,8 +197,8 @@ class MemoryCopy:
     __slots__ = ("_store", "expires", "key", "log")
 
     def __init__(self, key: StreamKey, log: Log, store: MemoryStore) -> None:
-        self.key = key
-        self.log = log
+        self.key: StreamKey = key
+        self.log: Log = log
         self.expires: float | None = None
         """When a sealed log is forgotten, in seconds of the monotonic clock; None while it is live."""
         self._store = store

@@ -24,7 +24,7 @@ from .follower import STREAM_ID_HEADER, Follower, Followers, is_shutdown
 from .log import Headers, without_credentials
 from .store import Found, Store, StreamKey
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _IN_FLIGHT = 0.25
 """Seconds that an event may take to another process after its client has received it."""

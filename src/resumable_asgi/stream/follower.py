@@ -19,7 +19,7 @@ from ..request.receiver import Receiver
 from .eager import EagerSender, outside_tasks
 from .log import Log, TrimmedError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 STREAM_ID_HEADER = b"resumable-stream-id"
 
@@ -129,7 +129,7 @@ class Follower:
         assert task is not None
         self._task = task
         self._loop = task.get_loop()
-        self.offset = offset
+        self.offset: int = offset
         self._log = log
         self._send = send
         self._sender = EagerSender(send)

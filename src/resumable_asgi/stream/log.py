@@ -137,13 +137,13 @@ class Log:
     )
 
     def __init__(self, stream_id: str, head: Head) -> None:
-        self.id = stream_id
-        self.head = head
-        self.start = 0
-        self.end = 0
-        self.state = LogState.OPEN
+        self.id: str = stream_id
+        self.head: Head = head
+        self.start: int = 0
+        self.end: int = 0
+        self.state: LogState = LogState.OPEN
         self.outcome: Outcome | None = None
-        self.detail = ""
+        self.detail: str = ""
         self.readers: set[Reader] = set()
         self.progressed: Callable[[], None] | None = None
         """Called when a reader has advanced; set only while somebody waits for that."""
@@ -158,7 +158,7 @@ class Log:
         self._first_watchers: dict[Callable[[], None], None] = {}
         self._watchers: dict[Callable[[], None], None] = {}
         self._called: tuple[Callable[[], None], ...] | None = ()
-        self.delivered = False
+        self.delivered: bool = False
         """Whether the stored seal says that a client was handed the whole log."""
         self.on_change: Callable[[], None] | None = None
         """Called when the state has changed, before the watchers; set by the run."""

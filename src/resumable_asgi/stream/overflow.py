@@ -11,7 +11,7 @@ from .log import Log
 from .signals import Signal
 from .store import Copy
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _PATIENCE = 1.0
 """Seconds that the run waits for followers other than the original client to make progress, and between two

@@ -22,7 +22,7 @@ from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from ..states import after
 from .run_states import RUN_TABLE, RunEvent, RunState
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _RESPONSES = frozenset(
     {"starlette.responses", "starlette.middleware.base", "sse_starlette.sse", "fastapi.routing"}
@@ -42,7 +42,7 @@ class Recording:
     because it refers to the task: only the garbage collector would free the two."""
 
     def __init__(self) -> None:
-        self.state = RunState.UNDECIDED
+        self.state: RunState = RunState.UNDECIDED
         self._bodies: list[weakref.ref[_Body]] = []
 
     def change(self, event: RunEvent) -> None:

@@ -24,7 +24,7 @@ from .run_states import RunEvent, RunState
 from .signals import Signal
 from .store import Copy, Store, StreamKey
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 STOP_GRACE = 1.0
 """Seconds between telling an app that it is stopped and cancelling its task."""
@@ -52,11 +52,11 @@ class Run:
     )
 
     def __init__(self, client: Receiver, *, store: Store, stream_key: StreamKey, key: str) -> None:
-        self.client = client
-        self.store = store
-        self.stream_key = stream_key
+        self.client: Receiver = client
+        self.store: Store = store
+        self.stream_key: StreamKey = stream_key
         self._key = key
-        self.recording = Recording()
+        self.recording: Recording = Recording()
         self.log: Log | None = None
         self.copy: Copy | None = None
         """The store's copy of the log, once there is one."""
@@ -66,12 +66,12 @@ class Run:
         """The app's trailers that are not sent yet."""
         self.decided: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done as soon as the state is no longer undecided."""
-        self.changed = Signal()
+        self.changed: Signal = Signal()
         """Notified when the state changes, the client sends or leaves, or a follower makes progress."""
         self.follower: Follower | None = None
         """The original client's, while it is there."""
         self._task: asyncio.Task[None] | None = None
-        self.stopped_at = 0.0
+        self.stopped_at: float = 0.0
         """When the app was told to stop, in seconds of the monotonic clock."""
         self._grace: asyncio.TimerHandle | None = None
         """Cancels the task of an app that goes on after it was stopped."""

@@ -19,7 +19,7 @@ from .run_states import RunState
 from .runs import Runs
 from .store import Copy, Store, StreamKey
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Start:

@@ -69,11 +69,11 @@ class Found:
         log: Log | Callable[[], Log],
         delivered: Callable[[], Awaitable[None]],
     ) -> None:
-        self.id = stream_id
-        self.head = head
-        self.end = end
-        self.outcome = outcome
-        self.delivered = delivered
+        self.id: str = stream_id
+        self.head: Head = head
+        self.end: int = end
+        self.outcome: Outcome | None = outcome
+        self.delivered: Callable[[], Awaitable[None]] = delivered
         """`await found.delivered()` is for a follower what `Copy.delivered` is for the run."""
         self._log = log
 

@@ -20,11 +20,11 @@ from ...stream.log import Log
 from ...stream.store import StreamKey
 from .answers import ClaimAnswer, Seal, SealAnswer, note_untold, refused
 from .batch import Batch
-from .commands import Commands
+from .commands import Commands, LogKeys
 from .copy_state import COPY, CopyEvent, CopyState
 from .resp import Reply, ReplyError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _LONGEST_ENTRY = 16 * 1024
 _MOST_ENTRIES = 8
@@ -98,28 +98,28 @@ class RedisCopy:
 
     def __init__(self, key: StreamKey, log: Log, commands: Commands, writer: CopyWriter) -> None:
         loop = asyncio.get_running_loop()
-        self.key = key
-        self.log = log
-        self.writer = writer
-        self.keys = commands.log_keys(key.name, log.id)
-        self.state = CopyState.NEW
-        self.offset = 0
+        self.key: StreamKey = key
+        self.log: Log = log
+        self.writer: CopyWriter = writer
+        self.keys: LogKeys = commands.log_keys(key.name, log.id)
+        self.state: CopyState = CopyState.NEW
+        self.offset: int = 0
         """Bytes of the log that Redis is known to hold."""
-        self.followed = False
+        self.followed: bool = False
         """Whether somebody follows from another process; if so the writer is told of every append."""
-        self.queued = False
+        self.queued: bool = False
         """Whether it waits for the next batch."""
-        self.in_flight = False
+        self.in_flight: bool = False
         """Whether answers to its commands are still to come, or are just being taken."""
-        self.overflowing = False
+        self.overflowing: bool = False
         self.seal: Seal | None = None
         """The seal that the run asks for."""
         self.was_delivered: Callable[[], bool] | None = None
         """Tells whether a client was handed all of the log, when the seal is written."""
-        self.ended_at = 0.0
+        self.ended_at: float = 0.0
         self.clear_after: float | None = None
         """Seconds for which a delivered log may still be found; None while it is not delivered."""
-        self.renew_at = 0.0
+        self.renew_at: float = 0.0
         self.findable: asyncio.Future[None] = loop.create_future()
         """Done when others can find the log, or when that cannot be waited for."""
         self.settled: asyncio.Future[None] = loop.create_future()

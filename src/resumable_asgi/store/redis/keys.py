@@ -38,7 +38,7 @@ class Script:
     def __init__(self, name: str) -> None:
         text = files("resumable_asgi.store.redis").joinpath("lua", f"{name}.lua").read_bytes()
         self.name = name
-        self.text = re.sub(rb" *--[^\n]*\n", b"\n", text).strip()
+        self.text: bytes = re.sub(rb" *--[^\n]*\n", b"\n", text).strip()
 
     @property
     def calls(self) -> list[str]:

@@ -26,7 +26,7 @@ from .resp import Reply, ReplyError, is_elsewhere
 from .tailer import Past, Tailer
 from .writer import Writer
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _STOP_LOOKS, _STOP_PAUSE = 15, 0.04
 """How often, and at what distance in seconds, to look whether a worker has sealed a log of its that is to
@@ -59,8 +59,8 @@ class RedisStore:
         """Whether the server was, or will be, asked how it uses its memory."""
         self._commands = commands = Commands(settings.prefix, sharded=sharded)
         patience = max(settings.lease / 3, settings.redis_timeout)
-        self.reader = Link(connect, patience=patience)
-        self.writer = Writer(
+        self.reader: Link = Link(connect, patience=patience)
+        self.writer: Writer = Writer(
             settings,
             connect,
             patience,
@@ -70,7 +70,7 @@ class RedisStore:
             self._clear,
             backlog or Backlog(),
         )
-        self.tailer = Tailer(settings, connect, patience, self.reader, commands, self)
+        self.tailer: Tailer = Tailer(settings, connect, patience, self.reader, commands, self)
 
     def worker(self, key: StreamKey) -> str:
         return self._worker

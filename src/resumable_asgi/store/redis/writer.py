@@ -57,11 +57,11 @@ class Writer:
         backlog: Backlog,
     ) -> None:
         """`moved` is asked of every copy at each new connection: it may hand it over to another writer."""
-        self.lease = settings.lease
+        self.lease: float = settings.lease
         self.copies: dict[str, RedisCopy] = {}
         self._loop = asyncio.get_running_loop()
         self._settings = settings
-        self.link = Link(
+        self.link: Link = Link(
             connect, patience=patience, needed=self._needed, opened=self._opened, failed=self._failed
         )
         self._commands = commands
