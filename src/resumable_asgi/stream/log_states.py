@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum, auto
+from enum import auto
 from types import MappingProxyType
 
+from ..states import Member
 
-class LogState(Enum):
+
+class LogState(Member):
     OPEN = auto()
     CLOSING = auto()
     """It takes no more bytes; its seal is being stored."""
@@ -15,7 +17,7 @@ class LogState(Enum):
     """It has an outcome."""
 
 
-class LogEvent(Enum):
+class LogEvent(Member):
     APPEND = auto()
     CLOSE = auto()
     SEAL = auto()

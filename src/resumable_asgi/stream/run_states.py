@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum, auto
+from enum import auto
 from types import MappingProxyType
 
+from ..states import Member
 
-class RunState(Enum):
+
+class RunState(Member):
     UNDECIDED = auto()
     """The app has not started its response."""
     PASSED = auto()
@@ -20,7 +22,7 @@ class RunState(Enum):
     """The log was closed first: the app is told to stop, and may take a moment."""
 
 
-class RunEvent(Enum):
+class RunEvent(Member):
     PASS = auto()
     """The app starts a response that cannot be recorded."""
     RECORD = auto()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import auto
+
+from ...states import Member
 
 
-class CopyState(Enum):
+class CopyState(Member):
     """What is known of a copy."""
 
     NEW = auto()
@@ -21,7 +23,7 @@ class CopyState(Enum):
     """By whomever. The pointer may still have to be cleared."""
 
 
-class CopyEvent(Enum):
+class CopyEvent(Member):
     """What happens to a copy."""
 
     CLAIM = auto()
