@@ -6,15 +6,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import TypeVar
 
-
-class Member(Enum):
-    """A state or an event. `Enum` hashes names, and does it in Python; members are singletons."""
-
-    __hash__ = object.__hash__
-
-
-State = TypeVar("State", bound=Member)
-Event = TypeVar("Event", bound=Member)
+State = TypeVar("State", bound=Enum)
+Event = TypeVar("Event", bound=Enum)
 
 
 class IllegalTransitionError(RuntimeError):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import auto
+from enum import Enum, auto
 from types import MappingProxyType
 
-from ..states import Member
 
-
-class LogState(Member):
+class LogState(Enum):
     OPEN = auto()
     CLOSING = auto()
     """It takes no more bytes; its seal is being stored."""
@@ -17,7 +15,7 @@ class LogState(Member):
     """It has an outcome."""
 
 
-class LogEvent(Member):
+class LogEvent(Enum):
     APPEND = auto()
     CLOSE = auto()
     SEAL = auto()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import auto
+from enum import Enum, auto
 from types import MappingProxyType
 
-from ..states import Member
 
-
-class RunState(Member):
+class RunState(Enum):
     UNDECIDED = auto()
     """The app has not started its response."""
     PASSED = auto()
@@ -22,7 +20,7 @@ class RunState(Member):
     """The log was closed first: the app is told to stop, and may take a moment."""
 
 
-class RunEvent(Member):
+class RunEvent(Enum):
     PASS = auto()
     """The app starts a response that cannot be recorded."""
     RECORD = auto()

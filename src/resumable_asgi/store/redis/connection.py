@@ -10,14 +10,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from enum import auto
+from enum import Enum, auto
 from functools import partial
 from typing import Any, cast
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from ...states import Member, after
+from ...states import after
 from . import refusals
 from .resp import Reply, ReplyError, new_parser
 
@@ -161,7 +161,7 @@ class Connection(asyncio.Protocol):
         self._check = self._loop.call_later(self._patience - self.silence, self._check_patience)
 
 
-class LinkState(Member):
+class LinkState(Enum):
     """The state of a `Link`."""
 
     CLOSED = auto()
@@ -171,7 +171,7 @@ class LinkState(Member):
     """Waiting after a failure, before the next attempt."""
 
 
-class _Event(Member):
+class _Event(Enum):
     ASKED = auto()
     OPENED = auto()
     LOST = auto()

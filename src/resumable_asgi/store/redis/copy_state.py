@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from enum import auto
-
-from ...states import Member
+from enum import Enum, auto
 
 
-class CopyState(Member):
+class CopyState(Enum):
     """What is known of a copy."""
 
     NEW = auto()
@@ -23,7 +21,7 @@ class CopyState(Member):
     """By whomever. The pointer may still have to be cleared."""
 
 
-class CopyEvent(Member):
+class CopyEvent(Enum):
     """What happens to a copy."""
 
     CLAIM = auto()
