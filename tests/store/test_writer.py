@@ -82,6 +82,25 @@ async def test_an_append_whose_reply_was_lost_is_not_there_twice(
     await wait_until(lambda: in_redis(server, log, b"12345", "done"))
 
 
+async def test_a_worker_whose_replies_are_all_lost_keeps_its_lease(
+    open_redis: OpenStore, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_redis(lease=2)
+    await begin(store, SLOT, b"1")
+    receive = Connection.data_received
+
+    def lose(self: Connection, data: bytes) -> None:
+        if self is store.writer.link.connection:
+            self.abort()
+        else:
+            receive(self, data)
+
+    monkeypatch.setattr(Connection, "data_received", lose)
+    lease = KEYS.worker(store.worker(SLOT))
+    with pytest.raises(AssertionError, match="the lease to be gone"):
+        await wait_until(lambda: not server.exists(lease), timeout=3.5, what="the lease to be gone")
+
+
 async def test_a_seal_whose_reply_was_lost_is_the_one(open_redis: OpenStore, server: redis.Redis) -> None:
     store = open_redis(redis_timeout=3)
     log = await begin(store, SLOT, b"1")

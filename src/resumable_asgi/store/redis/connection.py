@@ -226,6 +226,8 @@ class Link:
         self._retry: asyncio.TimerHandle | None = None
         self._failures = 0
         """Failures since a call was answered."""
+        self.last_trouble: Exception | None = None
+        """Why the last connection was given up."""
         self.refused_at: float = float("-inf")
         """When Redis last refused a command, in seconds of the loop's clock."""
 
@@ -367,6 +369,7 @@ class Link:
         self._move(_Event.TROUBLE)
         first = not self._failures
         self._failures += 1
+        self.last_trouble = error
         pause = min(_FIRST_PAUSE * 2 ** (self._failures - 1), _LONGEST_PAUSE)
         self._retry = asyncio.get_running_loop().call_later(pause, self._waited)
         if self._needed() and self._on_failed is not None:

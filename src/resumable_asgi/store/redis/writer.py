@@ -17,7 +17,7 @@ from ...stream.store import StreamKey
 from .backlog import Backlog
 from .batch import Batch
 from .commands import Commands
-from .connection import Connect, Connection, Link
+from .connection import Connect, Connection, Link, RedisRefusedError
 from .copy import Clear, RedisCopy, resolve
 from .copy_state import CopyState
 from .lease import Lease
@@ -353,8 +353,10 @@ class Writer:
         self._in_flight = 0
         # It may lead to another Redis than the last one. `schedule` may send at once, so it comes last.
         here = [copy for copy in list(self.copies.values()) if not self._moved(copy)]
-        # After trouble the lease is renewed after the first answer, because Redis may still refuse writes.
-        if self._needed() and not (here and self.link.down):
+        # After a refusal the lease is renewed after the first answer, because Redis may still refuse writes.
+        # After a loss it is renewed first, because this worker is alive even if replies go on getting lost.
+        refused = self.link.down and isinstance(self.link.last_trouble, RedisRefusedError)
+        if self._needed() and not (here and refused):
             self.link.call([self._lease.command], self._lease_renewed)
         for copy in here:
             copy.lose()
